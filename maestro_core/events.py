@@ -1,0 +1,44 @@
+"""Every kind of event: what happened, and which fields it carries. Docs and tests are made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EventKind:
+    """A row of :data:`EVENTS`: one line of meaning and the names of its fields."""
+
+    meaning: str
+    fields: tuple[str, ...]
+
+
+EVENTS: dict[str, EventKind] = {
+    "workspace_created": EventKind("Somebody created a workspace.", ("name",)),
+    "workspace_changed": EventKind("A workspace's description or settings changed.", ("fields",)),
+    "workspace_archived": EventKind("A workspace was archived: it takes no launches.", ("name",)),
+    "member_added": EventKind("A user or group became a member.", ("member_kind", "member", "role")),
+    "member_changed": EventKind("A member's role changed.", ("member_kind", "member", "role", "was")),
+    "member_removed": EventKind("A member was removed.", ("member_kind", "member", "was")),
+    "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
+    "launch_refused": EventKind("A launch was refused.", ("server_name", "code", "message", "ask")),
+    "launch_running": EventKind("A server came up.", ("server_name",)),
+    "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),
+    "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
+    "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),
+}
+
+
+def check_event(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an event, checked against the table.
+
+    Raises:
+        KeyError: unknown kind or field (a mistake in our code).
+    """
+    known = EVENTS[kind].fields
+    unknown = set(fields) - set(known)
+    if unknown:
+        raise KeyError(f"event {kind} has no fields {sorted(unknown)}")
+    return dict(fields)

@@ -1,0 +1,40 @@
+"""MLflow's words for a workspace: the default experiment, where a viewer's runs go, and the tags of a run."""
+
+from __future__ import annotations
+
+from .errors import MaestroError
+
+#: tags that every run of a notebook carries
+TAG_NOTEBOOK = "maestro.notebook"
+TAG_WORKSPACE = "maestro.workspace"
+TAG_LAUNCH = "maestro.launch"
+TAG_USER = "maestro.user"
+#: MLflow's own tag of who ran it; the tracking service sets it from the signed-in user
+TAG_MLFLOW_USER = "mlflow.user"
+
+MAX_EXPERIMENT = 250
+
+
+def default_experiment(workspace: str) -> str:
+    """The experiment of a workspace's runs when the launch names none: the workspace's own name."""
+    return workspace
+
+
+def viewer_experiment(workspace: str) -> str:
+    """Where the runs of a viewer's server go, in the viewer's personal workspace: ``from-<workspace>``."""
+    return f"from-{workspace}"
+
+
+def check_experiment(text: object) -> str:
+    """An experiment's name as MLflow takes it: 1-250 printable characters, no slash or colon at its ends.
+
+    Raises:
+        MaestroError: ``invalid_name``.
+    """
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_EXPERIMENT or not text.isprintable() or text != text.strip():
+        raise MaestroError(
+            "invalid_name",
+            f"{str(text)[:40]!r} cannot name an MLflow experiment; take 1 to {MAX_EXPERIMENT} printable characters.",
+            {"field": "mlflow_experiment"},
+        )
+    return text

@@ -1,0 +1,42 @@
+"""Reading pydantic models from untrusted data, with one sentence instead of a validation report."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import MaestroError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_model(model: type[ModelT], data: object, code: str = "invalid_request", where: str = "") -> ModelT:
+    """Validate ``data`` as ``model``.
+
+    Args:
+        model: the pydantic model.
+        data: anything.
+        code: the code of the refusal.
+        where: a prefix for the place of the mistake (``profiles.0.``).
+
+    Raises:
+        MaestroError: with the given code and a sentence that names the first field that is wrong and why; our own
+            rules (names, amounts) keep their own code and sentence.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = where + ".".join(str(part) for part in first["loc"])
+        reason = _reason(first["type"], str(first["msg"]), model)
+        sentence = f"{place}: {reason}." if place else f"{reason}."
+        raise MaestroError(code, sentence, {"field": place, "mistakes": error.error_count()}) from None
+
+
+def _reason(kind: str, message: str, model: type[BaseModel]) -> str:
+    if kind == "extra_forbidden":
+        return f"there is no such setting here; known are {', '.join(model.model_fields)}"
+    if kind == "missing":
+        return "this is required"
+    return message[:1].lower() + message[1:].rstrip(".")

@@ -1,0 +1,108 @@
+"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets. Parsed here, read from disk by the service."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .errors import MaestroError
+from .models import read_model
+from .names import check_name
+from .packages import PackagePolicy
+from .profiles import Profile
+from .quota import Quotas
+
+MAX_POLICY_BYTES = 1024 * 1024
+
+
+class Dataset(BaseModel):
+    """One entry of ``datasets``: mounted read-only at ``/datasets/<name>`` for those in its groups (empty: everyone).
+
+    Attributes:
+        claim: a PersistentVolumeClaim (Kubernetes); path: a directory (one machine).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    claim: str | None = Field(default=None, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    path: str | None = Field(default=None, max_length=1000, pattern=r"^/")
+    groups: tuple[str, ...] = ()
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> str:
+        return check_name(value, "dataset")
+
+
+class Policy(BaseModel):
+    """The policy in force. Immutable; a changed file makes another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profiles: tuple[Profile, ...] = (Profile(name="small", title="Small"),)
+    quotas: Quotas = Quotas()
+    packages: PackagePolicy = PackagePolicy()
+    datasets: tuple[Dataset, ...] = ()
+
+    @field_validator("profiles")
+    @classmethod
+    def _unique(cls, profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+        names = [profile.name for profile in profiles]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the profile name {twice[0]!r} stands twice")
+        if not profiles:
+            raise ValueError("at least one profile is needed")
+        return profiles
+
+    @property
+    def revision(self) -> str:
+        """A short hash of the content: equal policies have equal revisions."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def parse_policy(text: str, name: str = "maestro.yaml") -> Policy:
+    """Read the YAML text of a policy; an empty file is the default policy.
+
+    Raises:
+        MaestroError: ``invalid_policy``, one sentence with the file's name and the line or key that is wrong.
+    """
+    if len(text.encode()) > MAX_POLICY_BYTES:
+        raise MaestroError("invalid_policy", f"{name} is larger than 1 MiB; a policy is a short file.")
+    try:
+        data = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise MaestroError(
+            "invalid_policy", f"{name}{line}: {error.problem or 'not YAML'}; mend the file, it is read again by itself."
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise MaestroError("invalid_policy", f"{name} is not YAML; mend the file, it is read again by itself.") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise MaestroError("invalid_policy", f"{name} holds no sections; it starts with keys like 'profiles:'.")
+    try:
+        return read_model(Policy, data, "invalid_policy")
+    except MaestroError as error:
+        raise MaestroError("invalid_policy", f"{name}: {error.message}", error.details) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A SafeLoader that refuses a key that stands twice, which YAML forbids and PyYAML overlooks."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, list | dict):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
