@@ -1,0 +1,1 @@
+"""The services of Maestro: each a folder that can be read alone, and a process of its own."""

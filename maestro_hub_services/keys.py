@@ -1,0 +1,73 @@
+"""Secrets of this installation: one file each below ``keys/``, mode 0600, made once.
+
+Machine tokens are the Hub's service tokens: both ends read the same file, nothing is typed and nothing is in the
+process list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+#: token files of the Hub's services, by service name
+SERVICE_TOKENS = ("workspaces", "packages", "mlflow", "maestro-spawner")
+
+
+class KeyFileError(Exception):
+    """A key file that others may read, or that holds nothing; the message is one sentence for the admin."""
+
+
+def make_private_directory(path: Path) -> Path:
+    """Create ``path`` and its parents, and close ``path`` itself to everybody else (mode 0700).
+
+    Raises:
+        OSError: if it cannot be made or is not ours to close.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def key_path(state: Path, name: str) -> Path:
+    """Where the key ``name`` of the installation at ``state`` lies."""
+    return state / "keys" / name
+
+
+def ensure_key(state: Path, name: str, size: int = 32) -> str:
+    """Return the key ``name``, made first if it does not exist: ``size`` random bytes in hex.
+
+    Two processes that make it at the same moment get the same key. A file that others may read is closed again.
+
+    Raises:
+        KeyFileError: if the file is empty.
+        OSError: if it cannot be read or written.
+    """
+    path = key_path(state, name)
+    make_private_directory(path.parent)
+    _create(path, secrets.token_hex(size))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    key = path.read_text(encoding="ascii").strip()
+    if not key:
+        raise KeyFileError(f"The key file {path} is empty: delete it, and start again to have a new one made.")
+    return key
+
+
+def _create(path: Path, text: str) -> None:
+    """Write the whole file or none, and leave an existing one alone: link() fails where the name is taken."""
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""What a service is told by its environment, read once at its start.
+
+The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Nothing else reads ``MAESTRO_*``.
+
+``MAESTRO_STATE``        directory of this installation's data, mode 0700 (``./state``)
+``MAESTRO_POLICY``       path of ``maestro.yaml``
+``MAESTRO_BIND``         ``host:port`` where the service listens (``127.0.0.1:8181``)
+``MAESTRO_PUBLIC_URL``   address of the Hub for people, with its base path (``http://127.0.0.1:8888/``)
+``MAESTRO_SERVICE_URL``  the workspaces service's API (``http://127.0.0.1:8181/services/workspaces/api/v1/jupyter``)
+``MAESTRO_MLFLOW_URL``   MLflow as notebook servers reach it (``http://127.0.0.1:8888/services/mlflow``)
+``MAESTRO_INDEX_URL``    the package index as notebook servers reach it (``http://127.0.0.1:8182/services/packages``)
+``MAESTRO_PROVIDER``     ``local`` (default) or ``kubernetes``
+``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
+``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn
+
+Provider = Literal["local", "kubernetes"]
+PROVIDERS: tuple[Provider, ...] = ("local", "kubernetes")
+
+
+class SettingsError(Exception):
+    """The environment lacks something or holds nonsense; the message is one sentence for the admin."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One service's settings. URLs have no slash at the end, except ``public_url``, ``base_url`` and ``prefix``.
+
+    Attributes:
+        state: absolute directory of the data.
+        policy: absolute path of ``maestro.yaml``.
+        host, port: where to listen.
+        public_url: for links that people follow.
+        service_url: the workspaces service's API.
+        mlflow_url, index_url: handed to notebook servers.
+        provider: where servers and volumes live.
+        hub_api_url, hub_api_token: the Hub's API, and this service's identity there. Secret, never shown.
+        base_url: the Hub's prefix; ``prefix``: this service's.
+    """
+
+    state: Path
+    policy: Path
+    host: str
+    port: int
+    public_url: str
+    service_url: str
+    mlflow_url: str
+    index_url: str
+    provider: Provider
+    hub_api_url: str
+    hub_api_token: str = field(repr=False)
+    base_url: str
+    prefix: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read the variables above.
+
+        Raises:
+            SettingsError: naming every variable that is missing, or the one that cannot be read.
+        """
+        values = _Reader(os.environ if environment is None else environment)
+        host, port = _bind(values.need("MAESTRO_BIND"))
+        settings = cls(
+            state=Path(values.need("MAESTRO_STATE")).absolute(),
+            policy=Path(values.need("MAESTRO_POLICY")).absolute(),
+            host=host,
+            port=port,
+            public_url=values.url("MAESTRO_PUBLIC_URL") + "/",
+            service_url=values.url("MAESTRO_SERVICE_URL"),
+            mlflow_url=values.url("MAESTRO_MLFLOW_URL"),
+            index_url=values.url("MAESTRO_INDEX_URL"),
+            provider=_provider(values.get("MAESTRO_PROVIDER", "local")),
+            hub_api_url=values.url("JUPYTERHUB_API_URL"),
+            hub_api_token=values.need("JUPYTERHUB_API_TOKEN"),
+            base_url=_slashed(values.get("JUPYTERHUB_BASE_URL", "/")),
+            prefix=_slashed(values.need("JUPYTERHUB_SERVICE_PREFIX")),
+        )
+        values.refuse_missing()
+        return settings
+
+
+def load_settings() -> Settings:
+    """:meth:`Settings.from_environment` for a program's start: a mistake is one line on stderr and exit code 2."""
+    try:
+        return Settings.from_environment()
+    except SettingsError as error:
+        _leave(str(error))
+
+
+class _Reader:
+    """Collects what is missing, so that one message names it all."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._missing: list[str] = []
+
+    def get(self, name: str, default: str) -> str:
+        return self._environment.get(name, "").strip() or default
+
+    def need(self, name: str) -> str:
+        value = self.get(name, "")
+        if not value:
+            self._missing.append(name)
+        return value
+
+    def url(self, name: str) -> str:
+        value = self.need(name)
+        if value and not value.startswith(("http://", "https://")):
+            raise SettingsError(f"{name} must be an address that starts with http:// or https://, not {value[:80]!r}.")
+        return value.rstrip("/")
+
+    def refuse_missing(self) -> None:
+        if self._missing:
+            names = ", ".join(self._missing)
+            raise SettingsError(
+                f"The environment lacks {names}: let the Hub start this service (compose.add_services), or set them."
+            )
+
+
+def _bind(text: str) -> tuple[str, int]:
+    if not text:
+        return "", 0  # reported as missing
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise SettingsError(f"MAESTRO_BIND must be host:port, such as 127.0.0.1:8181, not {text[:80]!r}.")
+    return host.strip("[]"), int(port)
+
+
+def _provider(text: str) -> Provider:
+    for provider in PROVIDERS:
+        if text == provider:
+            return provider
+    raise SettingsError(f"MAESTRO_PROVIDER must be local or kubernetes, not {text[:40]!r}.")
+
+
+def _slashed(path: str) -> str:
+    return "/" + path.strip("/") + "/" if path.strip("/") else "/"
+
+
+def _leave(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
