@@ -39,4 +39,5 @@ def _reason(kind: str, message: str, model: type[BaseModel]) -> str:
         return f"there is no such setting here; known are {', '.join(model.model_fields)}"
     if kind == "missing":
         return "this is required"
+    message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:].rstrip(".")

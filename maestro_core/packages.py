@@ -1,0 +1,608 @@
+"""Which packages may be installed: one policy for the index, requests, scans and the CLI.
+
+An admin writes lists of rules (:class:`PackagePolicy`: the ``packages`` section of ``maestro.yaml``, and the same in a
+workspace's YAML), the service compiles them with the decisions that people took since (:func:`compile_policy`), and
+:func:`decide` answers for a name, a version and a channel:
+
+1. A rule covers a name (PEP 503 spelling; :data:`PAIRS` where conda and PyPI differ), maybe only some versions
+   (PEP 440) and maybe one channel.
+2. Within a level a decision of a person wins over the file; among equals block wins over allow, and allow over ask (an
+   approval is the answer to a question).
+3. A block of any level holds: a narrower level cannot loosen it. Otherwise the narrowest level that says something
+   wins.
+4. What no rule covers follows the preset: allowed (``open``, ``seed``) or held back for approval (``strict``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from .resources import parse_memory
+
+#: the channel of Python's own packages; every other channel is conda's
+PYPI = "pypi"
+
+#: where one thing has two names: (conda's, PyPI's). A rule for either name covers the thing in both.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("pytorch", "torch"),
+    ("pytorch-cpu", "torch"),
+    ("pytorch-gpu", "torch"),
+    ("pytables", "tables"),
+    ("py-opencv", "opencv-python"),
+    ("py-xgboost", "xgboost"),
+    ("matplotlib-base", "matplotlib"),
+    ("msgpack-python", "msgpack"),
+    ("python-duckdb", "duckdb"),
+    ("python-tzdata", "tzdata"),
+)
+
+#: the levels of policy, the broadest first
+LEVELS: tuple[Level, ...] = ("global", "workspace")
+Level = Literal["global", "workspace"]
+Origin = Literal["file", "decision"]
+Preset = Literal["open", "seed", "strict"]
+
+_TEXT_LIMIT = 200
+
+
+class Action(StrEnum):
+    """What happens to a package: it installs, it waits for an approval, or it is refused."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+    BLOCK = "block"
+
+
+#: which action wins among rules that stand beside each other
+_PRECEDENCE = (Action.BLOCK, Action.ALLOW, Action.ASK)
+
+
+def normal_name(text: object) -> str:
+    """The one spelling of a package's name (PEP 503: lower case, single hyphens).
+
+    Raises:
+        ValueError: for what names no package. Letters that only look like Latin ones are refused, so a rule for
+            ``requests`` cannot be passed by a twin.
+    """
+    shown = str(text)[:60]
+    if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+        raise ValueError(f"{shown!r} is no package name")
+    try:
+        return canonicalize_name(text, validate=True)
+    except InvalidName:
+        hint = "" if text.isascii() else "; it has a letter that only looks like a-z"
+        raise ValueError(f"{shown!r} is no package name: a-z, 0-9, '-', '_' and '.' make one{hint}") from None
+
+
+def _line(value: str) -> str:
+    """One printable line: it travels in HTTP headers and terminals."""
+    text = " ".join(value.split())
+    if not text.isprintable():
+        raise ValueError("a reason is one line of printable text")
+    return text
+
+
+class RuleSpec(BaseModel):
+    """One entry of a list: ``numpy``, ``numpy<2``, ``conda-forge::numpy``, or the long form with a reason.
+
+    Attributes:
+        package: name, maybe with a version specifier (PEP 440), maybe with ``channel::`` before it.
+        reason: shown to whoever is refused; one line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    package: str
+    reason: str = Field(default="", max_length=_TEXT_LIMIT)
+
+    @field_validator("package")
+    @classmethod
+    def _package(cls, value: str) -> str:
+        parse_rule_text(value)
+        return value.strip()
+
+    @field_validator("reason")
+    @classmethod
+    def _reason(cls, value: str) -> str:
+        return _line(value)
+
+
+def parse_rule_text(text: str) -> tuple[str, str, str | None]:
+    """``[channel::]name[specifier]`` as (normal name, specifier or "", channel or None).
+
+    Raises:
+        ValueError: one sentence that names the mistake.
+    """
+    if len(text) > _TEXT_LIMIT:
+        raise ValueError(f"{text[:60]!r}... is longer than {_TEXT_LIMIT} characters")
+    channel, separator, rest = text.rpartition("::")
+    channel = check_channel(channel) if separator else ""
+    try:
+        wanted = Requirement(rest)
+    except InvalidRequirement:
+        name = rest.strip()
+        if not any(sign in name for sign in "=<>!~"):
+            normal_name(name)  # its sentence is about the name, which is what is wrong
+        example = "'numpy' or 'numpy>=1.20,<2'"
+        raise ValueError(f"{text[:60]!r} is no rule; write a name, maybe with versions, like {example}") from None
+    if wanted.url or wanted.extras or wanted.marker:
+        raise ValueError(f"{text[:60]!r}: a rule is a name and versions, without address, extras and conditions")
+    return normal_name(wanted.name), str(wanted.specifier), channel or None
+
+
+def check_channel(text: object) -> str:
+    """A channel's name in lower case: ``pypi``, ``conda-forge``, or a custom one.
+
+    Raises:
+        ValueError: if it cannot name a channel.
+    """
+    name = str(text).strip().lower()
+    allowed = all(sign.isascii() and (sign.isalnum() or sign in "-_./") for sign in name)
+    if not name or len(name) > 100 or not allowed or name.startswith(("/", ".")):
+        raise ValueError(f"{str(text)[:60]!r} is no channel name")
+    return name
+
+
+def _as_specs(value: Any) -> Any:
+    if isinstance(value, str | Mapping):
+        raise ValueError("this is a list of packages, each on a line of its own after '- '")
+    if isinstance(value, Iterable):
+        return [{"package": entry} if isinstance(entry, str) else entry for entry in value]
+    return value
+
+
+RuleSpecs = Annotated[tuple[RuleSpec, ...], BeforeValidator(_as_specs)]
+
+
+class IndexSettings(BaseModel):
+    """Where the package index takes packages from.
+
+    Attributes:
+        upstream: addresses of indexes (PEP 503 or 691), in order; empty means what pip on the machine of the
+            index is configured to use, which is pip's own default when nothing is.
+        cache: how much the index keeps on disk, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    upstream: tuple[str, ...] = ()
+    cache: int = Field(default=10 * 1024**3, ge=0)
+
+    @field_validator("upstream", mode="before")
+    @classmethod
+    def _upstream(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        addresses = [value] if isinstance(value, str) else value
+        for address in addresses:
+            if not isinstance(address, str) or not address.startswith(("https://", "http://", "file:///")):
+                raise ValueError("an upstream is an address that starts with https://, http:// or file:///")
+        return addresses
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache(cls, value: Any) -> Any:
+        return parse_memory(value) if isinstance(value, str) else value
+
+
+class PackagePolicy(BaseModel):
+    """The ``packages`` section of ``maestro.yaml``, and what a workspace's YAML may say about packages.
+
+    A key that is left out takes the preset's list; a key that is written replaces it.
+
+    Attributes:
+        preset: ``open`` (everything; the default), ``seed`` (the lists that the project began with), ``strict``
+            (only what the allow list names). A workspace's preset can only tighten.
+        trusted_channels: conda channels that may be used at all.
+        blocked_packages: refused. Modules and calls of the standard library (``socket``, ``os.system``) are rules for
+            the security scan too.
+        approval_required: held back until somebody approves.
+        allowlist: allowed without asking.
+        index: where the index takes packages from; counts in ``maestro.yaml`` only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Preset | None = None
+    trusted_channels: tuple[str, ...] | None = None
+    blocked_packages: RuleSpecs | None = None
+    approval_required: RuleSpecs | None = None
+    allowlist: RuleSpecs | None = None
+    index: IndexSettings = IndexSettings()
+
+    @field_validator("trusted_channels")
+    @classmethod
+    def _channels(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(check_channel(name) for name in value)
+
+    def with_preset(self, default: Preset | None = None) -> PackagePolicy:
+        """The same with the preset's lists in the place of keys that are left out; without a preset, itself."""
+        name = self.preset or default
+        if name is None:
+            return self
+        written = {key: getattr(self, key) for key in type(self).model_fields if getattr(self, key) is not None}
+        return _PRESETS[name].model_copy(update=written)
+
+
+#: conda channels that are trusted where nobody says otherwise
+TRUSTED_CHANNELS = ("conda-forge", "defaults", "pytorch", "nvidia")
+
+_PRESETS: dict[Preset, PackagePolicy] = {
+    "open": PackagePolicy(preset="open"),
+    "seed": PackagePolicy.model_validate(
+        {
+            "preset": "seed",
+            "blocked_packages": ["requests", "urllib3", "socket", "subprocess", "os.system"],
+            "approval_required": ["tensorflow", "pytorch", "custom-package"],
+            "allowlist": ["numpy", "pandas", "scikit-learn", "matplotlib"],
+        }
+    ),
+    "strict": PackagePolicy(preset="strict"),
+}
+
+
+class Rule(BaseModel):
+    """One compiled rule.
+
+    Attributes:
+        name: normal name.
+        specifier: PEP 440 versions that it covers; empty: all.
+        channel: the only channel that it covers; None: all.
+        origin: ``file`` (YAML) or ``decision`` (what an admin or reviewer decided since; wins within its level).
+        reason: the author's words for those who are refused, or empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    specifier: str = ""
+    channel: str | None = None
+    action: Action
+    level: Level = "global"
+    origin: Origin = "file"
+    reason: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return normal_name(value)
+
+    @field_validator("specifier")
+    @classmethod
+    def _specifier(cls, value: str) -> str:
+        return str(SpecifierSet(value))
+
+    @field_validator("reason")
+    @classmethod
+    def _reason(cls, value: str) -> str:
+        return _line(value)
+
+    @property
+    def text(self) -> str:
+        """As a person writes it: ``numpy<2``, ``conda-forge::numpy``."""
+        return f"{self.channel}::{self.name}{self.specifier}" if self.channel else f"{self.name}{self.specifier}"
+
+    def covers(self, version: str | None, channel: str) -> bool:
+        """Whether the rule speaks about this version in this channel; the name has been compared already.
+
+        A rule for some versions does not speak about the package as a whole (``version`` None). A version that is
+        none (PEP 440) is covered by what refuses and not by what allows.
+        """
+        if self.channel is not None and self.channel != channel:
+            return False
+        if not self.specifier:
+            return True
+        if version is None:
+            return False
+        try:
+            return _specifiers(self.specifier).contains(_version(version), prereleases=True)
+        except InvalidVersion:
+            return self.action is not Action.ALLOW
+
+
+@lru_cache(maxsize=4096)
+def _specifiers(text: str) -> SpecifierSet:
+    return SpecifierSet(text)
+
+
+@lru_cache(maxsize=65536)
+def _version(text: str) -> Version:
+    return Version(text)
+
+
+class Fallback(BaseModel):
+    """What happens to a package that no rule covers, and which level's preset says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Action = Action.ALLOW
+    level: Level = "global"
+    preset: Preset = "open"
+
+
+class Channels(BaseModel):
+    """The conda channels that may be used, and which level says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = TRUSTED_CHANNELS
+    level: Level = "global"
+
+
+class CompiledPolicy(BaseModel):
+    """What is in force for one workspace: the answer of ``GET /policy/packages?workspace=``.
+
+    Attributes:
+        revision: a hash of the content. Workspaces without rules of their own share the global policy's revision, and
+            whatever depends on the policy alone may be cached by it.
+        workspace: the workspace's name, for sentences; empty when no rule is the workspace's.
+        scan: names for the security scan alone (``os.system``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: str = ""
+    workspace: str = ""
+    rules: tuple[Rule, ...] = ()
+    fallback: Fallback = Fallback()
+    channels: Channels = Channels()
+    scan: tuple[str, ...] = ()
+    index: IndexSettings = IndexSettings()
+
+    @cached_property
+    def rules_by_name(self) -> dict[str, tuple[Rule, ...]]:
+        """The rules, found by their normal name."""
+        found: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            found.setdefault(rule.name, []).append(rule)
+        return {name: tuple(rules) for name, rules in found.items()}
+
+    def rules_for(self, name: str, channel: str = PYPI) -> tuple[Rule, ...]:
+        """The rules about a package (normal name) as it is called in a channel, of any version."""
+        names = (name, *_other_names(name, channel))
+        rules = [rule for each in names for rule in self.rules_by_name.get(each, ())]
+        return tuple(rule for rule in rules if rule.channel in (None, channel))
+
+    def is_uniform(self, name: str, channel: str = PYPI) -> bool:
+        """Whether every version of the package gets the same verdict."""
+        return not any(rule.specifier for rule in self.rules_for(name, channel))
+
+
+@lru_cache(maxsize=4096)
+def _other_names(name: str, channel: str) -> tuple[str, ...]:
+    """What the other side calls the package that this channel calls ``name``.
+
+    One way: a rule for ``torch`` is about conda's ``pytorch``, and not about a project on PyPI that took that name.
+    """
+    if channel == PYPI:
+        return tuple(conda for conda, pypi in PAIRS if pypi == name)
+    return tuple(pypi for conda, pypi in PAIRS if conda == name)
+
+
+def compile_policy(
+    everywhere: PackagePolicy,
+    workspace: PackagePolicy | None = None,
+    *,
+    workspace_name: str = "",
+    decisions: Iterable[Rule] = (),
+) -> CompiledPolicy:
+    """Put together what is in force in one workspace.
+
+    Args:
+        everywhere: the ``packages`` section of ``maestro.yaml``.
+        workspace: the same of the workspace, if it has one.
+        workspace_name: named in refusals by the workspace's own rules.
+        decisions: rules of origin ``decision``, of either level, that count for this workspace.
+    """
+    policies: dict[Level, PackagePolicy] = {"global": everywhere.with_preset("open")}
+    if workspace is not None:
+        # What a workspace's preset would allow, nobody wrote: it can only tighten.
+        policies["workspace"] = workspace.with_preset().model_copy(update={"allowlist": workspace.allowlist})
+    rules = [rule for level, policy in policies.items() for rule in _rules_of(policy, level)]
+    rules += [rule.model_copy(update={"origin": "decision"}) for rule in decisions]
+    scan = {name for policy in policies.values() for name in _scan_names(policy)}
+    fallback, channels = _fallback(policies), _channels(policies)
+    levels = {rule.level for rule in rules} | {fallback.level, channels.level}
+    policy = CompiledPolicy(
+        workspace=workspace_name if "workspace" in levels else "",
+        rules=tuple(rules),
+        fallback=fallback,
+        channels=channels,
+        scan=tuple(sorted(scan)),
+        index=everywhere.index,
+    )
+    digest = hashlib.sha256(policy.model_dump_json(exclude={"revision"}).encode()).hexdigest()
+    return policy.model_copy(update={"revision": digest[:16]})
+
+
+def _rules_of(policy: PackagePolicy, level: Level) -> list[Rule]:
+    lists = (
+        (Action.BLOCK, policy.blocked_packages),
+        (Action.ASK, policy.approval_required),
+        (Action.ALLOW, policy.allowlist),
+    )
+    rules = []
+    for action, specs in lists:
+        for spec in specs or ():
+            name, specifier, channel = parse_rule_text(spec.package)
+            rules.append(
+                Rule(name=name, specifier=specifier, channel=channel, action=action, level=level, reason=spec.reason)
+            )
+    return rules
+
+
+def _scan_names(policy: PackagePolicy) -> list[str]:
+    """Blocked names that the standard library has: a package rule alone would not reach them."""
+    names = [spec.package for spec in policy.blocked_packages or ()]
+    return [name for name in names if name.partition(".")[0] in sys.stdlib_module_names]
+
+
+def _fallback(policies: Mapping[Level, PackagePolicy]) -> Fallback:
+    strict = [level for level, policy in policies.items() if policy.preset == "strict"]
+    if strict:
+        return Fallback(action=Action.ASK, level=strict[0], preset="strict")
+    return Fallback(preset=policies["global"].preset or "open")
+
+
+def _channels(policies: Mapping[Level, PackagePolicy]) -> Channels:
+    found = Channels()
+    for level, policy in policies.items():
+        if policy.trusted_channels is not None:
+            found = Channels(names=policy.trusted_channels, level=level)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the policy says about one package.
+
+    Attributes:
+        reason: for whoever is refused: what, which rule, who set it, what to do. Empty when allowed.
+        rule: the rule that decided, as written; ``preset strict``, ``trusted_channels``, or empty for the open default.
+    """
+
+    action: Action
+    reason: str = ""
+    rule: str = ""
+    level: Level = "global"
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may be installed now."""
+        return self.action is Action.ALLOW
+
+
+def decide(policy: CompiledPolicy, name: str, version: str | None = None, channel: str = PYPI) -> Verdict:
+    """The verdict on one version of a package, or on the package as a whole.
+
+    Args:
+        name: in any spelling.
+        version: None asks about the package as a whole; rules for some versions then stay out.
+        channel: ``pypi`` or a conda channel.
+
+    Raises:
+        ValueError: if ``name`` names no package or ``channel`` no channel.
+    """
+    name, channel = normal_name(name), check_channel(channel)
+    about = policy.rules_for(name, channel)
+    covering = [rule for rule in about if rule.covers(version, channel)]
+    winners = [_winner([rule for rule in covering if rule.level == level]) for level in LEVELS]
+    said = [rule for rule in winners if rule is not None]
+    for rule in said:
+        if rule.action is Action.BLOCK:
+            return _blocked(policy, rule, name, version)
+    if _untrusted(policy, channel) and not any(rule.channel and rule.action is Action.ALLOW for rule in said):
+        return _not_trusted(policy, channel)
+    allowed = [rule.text for rule in about if rule.action is Action.ALLOW and rule.specifier]
+    if said:
+        rule = said[-1]
+        if rule.action is Action.ALLOW:
+            return Verdict(Action.ALLOW, rule=rule.text, level=rule.level)
+        return _held_back(policy, rule, name, version, allowed)
+    if policy.fallback.action is Action.ALLOW:
+        return Verdict(Action.ALLOW)
+    return _not_listed(policy, name, version, allowed)
+
+
+def _winner(rules: list[Rule]) -> Rule | None:
+    """The rule that speaks for a level: a decision before the file, then block, allow, ask."""
+    for origin in ("decision", "file"):
+        for action in _PRECEDENCE:
+            for rule in rules:
+                if rule.origin == origin and rule.action is action:
+                    return rule
+    return None
+
+
+def _untrusted(policy: CompiledPolicy, channel: str) -> bool:
+    return channel != PYPI and channel not in policy.channels.names
+
+
+def _who(policy: CompiledPolicy, level: Level) -> str:
+    return "the global policy" if level == "global" else f"the policy of workspace {policy.workspace}"
+
+
+def _whom(level: Level) -> str:
+    return "an admin of this Hub" if level == "global" else "an owner of the workspace"
+
+
+def _subject(name: str, version: str | None) -> str:
+    return f"{name} {version}" if version else name
+
+
+def _blocked(policy: CompiledPolicy, rule: Rule, name: str, version: str | None) -> Verdict:
+    subject = _subject(name, version) if rule.specifier else name
+    why = f": {rule.reason}" if rule.reason else ""
+    other = "Install another version or ask" if rule.specifier else "Ask"
+    sentence = (
+        f"{subject} is blocked by {_who(policy, rule.level)} (rule {rule.text}){why}. "
+        f"{other} {_whom(rule.level)} to change the rule."
+    )
+    return Verdict(Action.BLOCK, sentence, rule.text, rule.level)
+
+
+def _held_back(policy: CompiledPolicy, rule: Rule, name: str, version: str | None, allowed: list[str]) -> Verdict:
+    subject = _subject(name, version) if rule.specifier or allowed else name
+    why = f": {rule.reason}" if rule.reason else ""
+    sentence = (
+        f"{subject} needs an approval by {_who(policy, rule.level)} (rule {rule.text}){why}. "
+        f"{_approval(rule.level, allowed)}"
+    )
+    return Verdict(Action.ASK, sentence, rule.text, rule.level)
+
+
+def _not_listed(policy: CompiledPolicy, name: str, version: str | None, allowed: list[str]) -> Verdict:
+    level = policy.fallback.level
+    sentence = (
+        f"{_subject(name, version if allowed else None)} is not on the allow list of {_who(policy, level)} "
+        f"(preset {policy.fallback.preset}). {_approval(level, allowed)}"
+    )
+    return Verdict(Action.ASK, sentence, f"preset {policy.fallback.preset}", level)
+
+
+def _approval(level: Level, allowed: list[str]) -> str:
+    instead = f"Install {' or '.join(allowed)}, or ask" if allowed else "Ask"
+    return f"{instead} {_whom(level)} to approve it."
+
+
+def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:
+    level, names = policy.channels.level, ", ".join(policy.channels.names) or "none"
+    sentence = (
+        f"The channel {channel} is not trusted by {_who(policy, level)} (trusted_channels: {names}). "
+        f"Take a trusted channel or ask {_whom(level)} to trust this one."
+    )
+    return Verdict(Action.BLOCK, sentence, "trusted_channels", level)
+
+
+class TokenQuestion(BaseModel):
+    """The body of ``POST /policy/tokens``: the index asks whose token this is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: str = Field(min_length=1, max_length=512, repr=False)
+
+
+class TokenOwner(BaseModel):
+    """The answer of ``POST /policy/tokens`` for a living index token: the launch that holds it.
+
+    Attributes:
+        workspace: what ``GET /policy/packages?workspace=`` is asked for next.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    launch_id: str
+    user: str
+    workspace: str
