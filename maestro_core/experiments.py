@@ -31,7 +31,12 @@ def check_experiment(text: object) -> str:
     Raises:
         MaestroError: ``invalid_name``.
     """
-    if not isinstance(text, str) or not 1 <= len(text) <= MAX_EXPERIMENT or not text.isprintable() or text != text.strip():
+    if (
+        not isinstance(text, str)
+        or not 1 <= len(text) <= MAX_EXPERIMENT
+        or not text.isprintable()
+        or text != text.strip()
+    ):
         raise MaestroError(
             "invalid_name",
             f"{str(text)[:40]!r} cannot name an MLflow experiment; take 1 to {MAX_EXPERIMENT} printable characters.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -27,7 +27,7 @@ ENVIRONMENT_DIR = "/opt/maestro/env"
 _AMOUNTS = ("cpu", "memory", "gpu", "gpu_type")
 
 
-class LaunchStatus(str, Enum):
+class LaunchStatus(StrEnum):
     """reserved -> running -> ended, or reserved -> ended."""
 
     RESERVED = "reserved"
@@ -122,7 +122,6 @@ def ask_from_form(fields: Mapping[str, list[str]]) -> dict[str, Any]:
     if amounts:
         flat["resources"] = amounts
     return parse_ask(flat).as_user_options()
-
 
 
 class Mount(BaseModel):

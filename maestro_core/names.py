@@ -34,10 +34,9 @@ def check_name(text: object, what: str = "workspace") -> str:
     Raises:
         MaestroError: ``invalid_name``.
     """
-    if not valid_name(text):
+    if not isinstance(text, str) or not valid_name(text):
         shown = str(text)[:40]
         raise MaestroError("invalid_name", f"{shown!r} cannot name a {what}; take {NAME_RULE}.", {"field": "name"})
-    assert isinstance(text, str)
     return text
 
 

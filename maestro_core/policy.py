@@ -1,4 +1,4 @@
-"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets. Parsed here, read from disk by the service."""
+"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets. The service reads the file."""
 
 from __future__ import annotations
 
@@ -75,14 +75,16 @@ def parse_policy(text: str, name: str = "maestro.yaml") -> Policy:
     if len(text.encode()) > MAX_POLICY_BYTES:
         raise MaestroError("invalid_policy", f"{name} is larger than 1 MiB; a policy is a short file.")
     try:
-        data = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+        data = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MaestroError(
             "invalid_policy", f"{name}{line}: {error.problem or 'not YAML'}; mend the file, it is read again by itself."
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise MaestroError("invalid_policy", f"{name} is not YAML; mend the file, it is read again by itself.") from None
+        raise MaestroError(
+            "invalid_policy", f"{name} is not YAML; mend the file, it is read again by itself."
+        ) from None
     if data is None:
         data = {}
     if not isinstance(data, Mapping):
@@ -99,10 +101,12 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, list | dict):
                 raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -184,7 +184,7 @@ def _refusal(limit: Limit, used: float, wanted: float, in_use: InUse) -> Maestro
         )
     else:
         message = (
-            f"This asks for {kind.show(wanted)}, and the limit for {kind.title} is {kind.show(limit.value)} ({set_by}); "
+            f"This asks for {kind.show(wanted)} of at most {kind.show(limit.value)} {kind.title} ({set_by}); "
             "ask for less, or ask an admin for more."
         )
     details = {**limit.as_json(), "limit": limit.name, "in_use": used, "asked": wanted}

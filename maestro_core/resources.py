@@ -27,7 +27,9 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def _refuse(what: str, value: object, hint: str) -> MaestroError:
-    return MaestroError("invalid_resources", f"{str(value)[:40]!r} is not an amount of {what}; {hint}.", {"field": what})
+    return MaestroError(
+        "invalid_resources", f"{str(value)[:40]!r} is not an amount of {what}; {hint}.", {"field": what}
+    )
 
 
 def parse_memory(value: object) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 
 from .errors import MaestroError
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """A member's role; ``owner`` may do all that ``editor`` may, and so on."""
 
     OWNER = "owner"

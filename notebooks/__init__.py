@@ -1,0 +1,21 @@
+"""The client of Maestro: launch notebooks and look after workspaces from Python or a terminal.
+
+>>> from notebooks import NotebookLauncher, WorkspaceManager      # doctest: +SKIP
+>>> NotebookLauncher().launch(workspace="demo").notebook_url       # doctest: +SKIP
+"""
+
+from maestro_core.errors import MaestroError
+
+from .launcher import NotebookLauncher
+from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
+from .workspaces import WorkspaceManager
+
+__all__ = [
+    "MaestroError",
+    "NotebookLauncher",
+    "NotebookSession",
+    "ResourceConfig",
+    "Workspace",
+    "WorkspaceManager",
+    "WorkspaceMember",
+]

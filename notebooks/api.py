@@ -1,0 +1,104 @@
+"""One HTTP client of the workspaces service: errors become :class:`MaestroError`, nothing else leaks out."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from maestro_core.errors import MaestroError
+
+from .settings import ClientSettings, find_settings
+
+#: seconds; starting a server is answered when the Hub has accepted or refused it
+TIMEOUT = httpx.Timeout(90.0, connect=10.0)
+_SAFE_TO_REPEAT = ("GET",)
+
+
+class Api:
+    """Calls the REST API of the workspaces service.
+
+    Args:
+        url: the Hub's public address; None: see :func:`notebooks.settings.find_settings`.
+        token: a Hub token; None: likewise.
+        transport: for tests; None: the network.
+
+    Raises:
+        MaestroError: ``not_signed_in`` when there is no token to be found.
+    """
+
+    def __init__(
+        self, url: str | None = None, token: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.settings: ClientSettings = find_settings(url, token)
+        self._client = httpx.Client(
+            headers={"Authorization": f"token {self.settings.token}", "Accept": "application/json"},
+            timeout=TIMEOUT,
+            follow_redirects=False,  # the token goes to the configured address only
+            transport=transport,
+        )
+
+    def get(self, path: str, **query: Any) -> Any:
+        """GET ``path`` below the API; the JSON of the answer."""
+        return self._call("GET", path, params={key: value for key, value in query.items() if value is not None})
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST a JSON body."""
+        return self._call("POST", path, json=body)
+
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        """PUT a JSON body."""
+        return self._call("PUT", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        """DELETE."""
+        return self._call("DELETE", path)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        for attempt in (1, 2):
+            try:
+                answer = self._client.request(method, f"{self.settings.api_url}{path}", **options)
+                break
+            except httpx.TimeoutException:
+                raise MaestroError(
+                    "timeout",
+                    f"{self.settings.api_url} did not answer in time; look with 'maestro status', then try again.",
+                ) from None
+            except httpx.HTTPError:
+                if attempt == 2 or method not in _SAFE_TO_REPEAT:
+                    raise self._unreachable() from None
+        return self._read(answer)
+
+    def _unreachable(self) -> MaestroError:
+        return MaestroError(
+            "service_unavailable",
+            f"Nothing answers at {self.settings.api_url}; check the address, and that the Hub is running.",
+        )
+
+    def _read(self, answer: httpx.Response) -> Any:
+        try:
+            body = answer.json() if answer.content else None
+        except ValueError:
+            body = None
+        if answer.is_success and (body is not None or not answer.content):
+            return body
+        if answer.status_code in (502, 503, 504) and not isinstance(body, dict):
+            raise MaestroError(
+                "service_unavailable", "The workspaces service is not running (yet); try again in a moment."
+            )
+        if answer.is_redirect or answer.is_success or (answer.status_code == 404 and not isinstance(body, dict)):
+            raise MaestroError(
+                "service_unavailable",
+                f"{self.settings.api_url} is not the API of a Maestro; check the address of the Hub.",
+            )
+        raise MaestroError.from_json(body)
+
+
+def segment(text: str) -> str:
+    """One path segment: any name, quoted; an e-mail address stays readable."""
+    return quote(text, safe="@")

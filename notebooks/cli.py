@@ -1,0 +1,348 @@
+"""The ``maestro`` command: the same as the browser does, in a terminal.
+
+Every command exits 0, or with the code of its refusal (docs/errors) and one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from maestro_core import __version__
+from maestro_core.errors import MaestroError
+from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_memory
+
+from .api import Api
+from .launcher import NotebookLauncher
+from .models import NotebookSession, ResourceConfig, Workspace
+from .settings import check_url, config_path, write_config
+from .workspaces import WorkspaceManager
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True)
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for a program instead of text.")
+
+
+class _Group(click.Group):
+    """Turns a refusal into one sentence and its exit code, whatever command raised it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MaestroError as error:
+            _err.print(f"Error: {error.message}", style="red", markup=False, highlight=False)
+            ctx.exit(error.kind.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="maestro")
+@click.option("--url", metavar="URL", help="The Hub's address [default: MAESTRO_URL, or that of 'maestro login'].")
+@click.pass_context
+def main(ctx: click.Context, url: str | None) -> None:
+    """Launch notebooks into shared workspaces, within your quota, with every run in MLflow.
+
+    The token comes from MAESTRO_TOKEN, from the notebook server that you are in, or from 'maestro login'. It is never
+    an argument: arguments can be read by every user of the machine.
+    """
+    ctx.obj = functools.partial(Api, url)
+
+
+@main.command()
+@click.argument("url")
+@click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
+def login(url: str, token_stdin: bool) -> None:
+    """Keep the Hub's address and a token in client.yaml (readable by you only).
+
+    Make the token on the Hub's token page (URL/hub/token), then: maestro login URL --token-stdin < token.txt
+    """
+    address = check_url(url)
+    if not token_stdin:
+        raise MaestroError(
+            "invalid_request",
+            f"Make a token at {address}/hub/token, then run 'maestro login {address} --token-stdin' and paste it.",
+        )
+    if sys.stdin.isatty():
+        token = click.prompt("Token", hide_input=True, err=True).strip()
+    else:
+        token = sys.stdin.readline(4096).strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise MaestroError("invalid_request", "No token came in on standard input.")
+    me = Api(address, token).get("/me")
+    write_config(config_path(), address, token)
+    _say(f"Signed in to {address} as {me['user']}; kept in {config_path()}.")
+
+
+@main.command()
+def logout() -> None:
+    """Forget the stored token (it stays valid until you revoke it on the Hub's token page)."""
+    config_path().unlink(missing_ok=True)
+    _say("The stored token is forgotten.")
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def whoami(connect: Callable[[], Api], json_: bool) -> None:
+    """Show who you are to Maestro."""
+    me = connect().get("/me")
+    if json_:
+        return _print_json(me)
+    _say(f"{me['user']}{' (admin)' if me.get('admin') else ''}, groups: {', '.join(me.get('groups', [])) or 'none'}")
+
+
+@main.command()
+@click.option("--user", metavar="U", help="Whose server [default: you]; somebody else's needs an admin's token.")
+@click.option("--workspace", "-w", metavar="W", default="personal", show_default=True, help="The workspace to open.")
+@click.option("--cpu", metavar="CORES", help="Cores: 2, 0.5, 500m.")
+@click.option("--memory", metavar="SIZE", help="Memory: 4Gi, 512Mi.")
+@click.option("--gpu", metavar="N", help="GPUs.")
+@click.option("--gpu-type", metavar="TYPE", help="A kind of GPU as the profiles name it.")
+@click.option("--profile", metavar="P", help="A profile's name ('maestro profiles').")
+@click.option("--template", metavar="T", help="A notebook template to open ('maestro templates list').")
+@click.option("--mlflow-experiment", metavar="E", help="The MLflow experiment of its runs.")
+@click.option("--name", metavar="NAME", help="The server's name, for a second server in the workspace.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the server runs.")
+@click.option("--timeout", type=click.IntRange(1, 3600), default=300, show_default=True, help="Seconds to wait.")
+@as_json
+@click.pass_obj
+def launch(
+    connect: Callable[[], Api],
+    /,
+    user: str | None,
+    workspace: str,
+    cpu: str | None,
+    memory: str | None,
+    gpu: str | None,
+    gpu_type: str | None,
+    json_: bool,
+    name: str | None,
+    wait: bool,
+    timeout: int,
+    **rest: str | None,
+) -> None:
+    """Start a notebook server in a workspace and print its address."""
+    resources = _resources(cpu, memory, gpu, gpu_type)
+    launcher = NotebookLauncher(api=connect())
+    session = launcher.launch(
+        user, workspace, resources, server_name=name, wait=False, profile=rest["profile"], template=rest["template"],
+        mlflow_experiment=rest["mlflow_experiment"],
+    )  # fmt: skip
+    if wait:
+        with _err.status(f"Starting {session.server_name or 'your server'} in {session.workspace} ..."):
+            session = launcher.wait(session.session_id, timeout)
+    _print_session(session, json_)
+
+
+@main.command()
+@click.argument("session", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Everybody's (admins).")
+@as_json
+@click.pass_obj
+def status(connect: Callable[[], Api], session: str | None, everyone: bool, json_: bool) -> None:
+    """Show your servers that run or start, or one by its session id."""
+    launcher = NotebookLauncher(api=connect())
+    if session:
+        return _print_session(launcher.status(session), json_)
+    sessions = launcher.sessions(everyone)
+    if json_:
+        return _print_json([_session_json(item) for item in sessions])
+    if not sessions:
+        return _say("No server is running. Start one with 'maestro launch'.")
+    rows = [[s.session_id, s.user, s.workspace, s.status, s.resources.show(), s.notebook_url] for s in sessions]
+    _table(["session", "user", "workspace", "status", "resources", "address"], rows)
+
+
+@main.command()
+@click.argument("session")
+@as_json
+@click.pass_obj
+def stop(connect: Callable[[], Api], session: str, json_: bool) -> None:
+    """Stop a server by its session id or by its workspace's name."""
+    launcher = NotebookLauncher(api=connect())
+    matching = [item for item in launcher.sessions() if session in (item.session_id, item.workspace)]
+    if len(matching) > 1:
+        known = ", ".join(item.session_id for item in matching)
+        raise MaestroError("conflict", f"Several servers run in {session}; name one by its session id: {known}.")
+    _print_session(launcher.stop(matching[0].session_id if matching else session), json_)
+
+
+@main.command("list")
+@as_json
+@click.pass_obj
+def list_(connect: Callable[[], Api], json_: bool) -> None:
+    """List the workspaces that you belong to."""
+    found = WorkspaceManager(api=connect()).list_workspaces()
+    if json_:
+        return _print_json([_workspace_json(item) for item in found])
+    rows = [[w.name, w.role or "-", _servers(w), str(w.members), w.description] for w in found]
+    _table(["workspace", "you are", "your servers", "members", "description"], rows)
+
+
+@main.command()
+@click.argument("workspace")
+@click.option("--description", default="", metavar="TEXT", help="A sentence for the workspace's card.")
+@as_json
+@click.pass_obj
+def create(connect: Callable[[], Api], workspace: str, description: str, json_: bool) -> None:
+    """Create a workspace; you are its owner."""
+    made = WorkspaceManager(api=connect()).create_workspace(workspace, description)
+    if json_:
+        return _print_json(_workspace_json(made))
+    _say(f"Created {made.name}. Add people with 'maestro access {made.name} --user NAME --role editor'.")
+
+
+@main.command()
+@click.argument("workspace", default="personal")
+@as_json
+@click.pass_obj
+def info(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+    """Show a workspace and its members."""
+    manager = WorkspaceManager(api=connect())
+    shown, members = manager.get_workspace(workspace), manager.members(workspace)
+    if json_:
+        listed = [{**vars(member), "added_at": member.added_at.isoformat()} for member in members]
+        return _print_json({**_workspace_json(shown), "members": listed})
+    _say(f"{shown.name}: you are {shown.role or 'no member'}, {_servers(shown)} servers. {shown.description}")
+    rows = [[m.name, m.kind, m.role, m.added_by, f"{m.added_at:%Y-%m-%d}"] for m in members]
+    _table(["member", "kind", "role", "added by", "since"], rows)
+
+
+@main.command()
+@click.argument("workspace")
+@click.option("--user", metavar="U", help="A user of the Hub.")
+@click.option("--group", "--team", metavar="G", help="A group of the Hub.")
+@click.option("--role", metavar="ROLE", default="editor", show_default=True, help="owner, editor or viewer.")
+@click.pass_obj
+def access(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None, role: str) -> None:
+    """Add a member to a workspace, or change their role."""
+    member = WorkspaceManager(api=connect()).add_member(workspace, user, role, group)
+    _say(f"{member.name} is {member.role} of {workspace}.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.argument("user", required=False)
+@click.option("--group", "--team", metavar="G", help="A group of the Hub instead of a user.")
+@click.pass_obj
+def revoke(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None) -> None:
+    """Remove a member from a workspace."""
+    WorkspaceManager(api=connect()).remove_member(workspace, user, group)
+    _say(f"{user or group} is no member of {workspace} any more.")
+
+
+@main.command()
+@click.argument("workspace", default="personal")
+@as_json
+@click.pass_obj
+def limits(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+    """Show your limits in a workspace, what is in use, and who set them."""
+    shown = WorkspaceManager(api=connect()).limits(workspace)
+    if json_:
+        return _print_json(shown)
+    rows = [[item["title"], item["shown"], item.get("in_use_shown") or "-", item["source"]] for item in shown["limits"]]
+    _table(["limit", "at most", "in use", "set for"], rows)
+
+
+@main.command()
+@click.option("--workspace", "-w", default="personal", show_default=True, metavar="W")
+@as_json
+@click.pass_obj
+def profiles(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+    """Show the profiles that you may launch."""
+    found = NotebookLauncher(api=connect()).profiles(workspace)
+    if json_:
+        return _print_json(found)
+    rows = [[p["name"], f"{p['cpu']:g}", p["memory_shown"], _gpu(p), p["refusal"] or p["description"]] for p in found]
+    _table(["profile", "cpu", "memory", "gpu", ""], rows)
+
+
+@main.group()
+def templates() -> None:
+    """Notebook templates."""
+
+
+@templates.command("list")
+@as_json
+@click.pass_obj
+def templates_list(connect: Callable[[], Api], json_: bool) -> None:
+    """List the notebook templates."""
+    found = NotebookLauncher(api=connect()).templates()
+    if json_:
+        return _print_json(found)
+    _table(["template", "title", ""], [[t["name"], t["title"], t["description"]] for t in found])
+
+
+def _resources(cpu: str | None, memory: str | None, gpu: str | None, gpu_type: str | None) -> ResourceConfig | None:
+    if cpu is None and memory is None and gpu is None and gpu_type is None:
+        return None
+    size = parse_memory(memory) if memory is not None else parse_memory("2Gi")
+    return ResourceConfig(
+        cpu_cores=parse_cpu(cpu) if cpu is not None else 1,
+        memory_gb=size / 1024**3,
+        gpu_count=parse_gpu(gpu) if gpu is not None else (1 if gpu_type else 0),
+        gpu_type=gpu_type,
+    )
+
+
+def _print_session(session: NotebookSession, json_: bool) -> None:
+    if json_:
+        return _print_json(_session_json(session))
+    for key in ("notebook_url", "session_id", "status"):
+        _say(f"{key + ':':<14}{getattr(session, key)}")
+    if session.ended_reason:
+        _say(f"{'reason:':<14}{session.ended_reason}")
+
+
+def _session_json(session: NotebookSession) -> dict[str, Any]:
+    resources = {**session.resources.model_dump(), "memory": format_memory(session.resources.memory)}
+    return {**vars(session), "resources": resources, "created_at": session.created_at.isoformat()}
+
+
+def _workspace_json(workspace: Workspace) -> dict[str, Any]:
+    return {**vars(workspace), "created_at": workspace.created_at.isoformat()}
+
+
+def _servers(workspace: Workspace) -> str:
+    limit = "any number" if workspace.servers_limit is None else str(workspace.servers_limit)
+    return f"{workspace.servers_used} of {limit}"
+
+
+def _gpu(profile: dict[str, Any]) -> str:
+    return f"{profile['gpu']} {profile['gpu_type'] or ''}".strip() if profile["gpu"] else "-"
+
+
+def _say(text: str) -> None:
+    _out.print(text, markup=False, highlight=False)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[_plain(cell) for cell in row])
+    _out.print(table, markup=False)
+
+
+def _plain(text: str) -> str:
+    """A cell without terminal control codes or markup: names and descriptions are other people's words."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else " " for char in text))
+
+
+if __name__ == "__main__":
+    main()
