@@ -338,10 +338,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _plain(text: str) -> str:
-    """A cell without terminal control codes or markup: names and descriptions are other people's words."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else " " for char in text))
+    """A cell without terminal control codes: names and descriptions are other people's words (markup is off)."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,276 @@
+"""The client against a real HTTP server that answers as the service would, and as it should not."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from maestro_core.errors import ERRORS, MaestroError
+from notebooks import NotebookLauncher, ResourceConfig, WorkspaceManager
+from notebooks.cli import main
+from notebooks.settings import check_url, config_path, find_settings, write_config
+
+LAUNCH = {
+    "session_id": "l1",
+    "user": "john@example.com",
+    "server_name": "demo",
+    "workspace": "demo",
+    "role": "editor",
+    "profile": "small",
+    "resources": {"cpu": 2, "memory": 4 * 1024**3},
+    "status": "running",
+    "notebook_url": "/user/john@example.com/demo/lab",
+    "mlflow_experiment": "demo",
+    "created_at": "2026-01-01T00:00:00Z",
+}
+
+
+class Service:
+    """A scripted service: answers by (method, path) in order, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+        self.asked: list[tuple[str, str, Any, str | None]] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                service.asked.append((self.command, self.path, body, self.headers.get("Authorization")))
+                path = self.path.removeprefix("/services/workspaces/api/v1/jupyter")
+                answers = service.answers.get((self.command, path), [(404, None)])
+                status, data = answers.pop(0) if len(answers) > 1 else answers[0]
+                raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(raw)))
+                if status == 302:
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(raw)
+
+            do_GET = do_POST = do_PUT = do_DELETE = _answer
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+
+    def on(self, method: str, path: str, *answers: tuple[int, Any]) -> None:
+        """Answer ``method path`` with these, the last one from then on."""
+        self.answers[method, path] = list(answers)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Service]:
+    for name in ("MAESTRO_URL", "MAESTRO_TOKEN", "MAESTRO_SERVICE_URL", "JUPYTERHUB_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    found = Service()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def signed_in(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setenv("MAESTRO_URL", service.url)
+    monkeypatch.setenv("MAESTRO_TOKEN", "secret-token")
+    return service
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=stdin, catch_exceptions=False)
+
+
+def test_the_sdk_launches_as_the_first_seed_writes_it(signed_in: Service) -> None:
+    signed_in.on("POST", "/launches", (202, {**LAUNCH, "status": "reserved"}))
+    signed_in.on("GET", "/launches/l1", (200, {**LAUNCH, "status": "reserved"}), (200, LAUNCH))
+    session = NotebookLauncher().launch(
+        user_email="john@example.com",
+        workspace="demo",
+        resources=ResourceConfig(cpu_cores=2, memory_gb=4),
+        mlflow_experiment="my-experiment",
+    )
+    assert session.status == "running"
+    assert session.session_id == "l1"
+    assert session.notebook_url == f"{signed_in.url}/user/john@example.com/demo/lab"
+    method, path, body, authorization = signed_in.asked[0]
+    assert (method, path) == ("POST", "/services/workspaces/api/v1/jupyter/launches")
+    assert body == {
+        "workspace": "demo",
+        "user": "john@example.com",
+        "resources": {"cpu": 2, "memory": 4 * 1024**3, "gpu": 0},
+        "mlflow_experiment": "my-experiment",
+    }
+    assert authorization == "token secret-token"
+
+
+def test_a_server_that_does_not_start_says_why(signed_in: Service) -> None:
+    signed_in.on("POST", "/launches", (202, {**LAUNCH, "status": "reserved"}))
+    signed_in.on("GET", "/launches/l1", (200, {**LAUNCH, "status": "ended", "ended_reason": "the image was not found"}))
+    with pytest.raises(MaestroError, match="did not start: the image was not found") as refused:
+        NotebookLauncher().launch(workspace="demo")
+    assert refused.value.code == "start_failed"
+
+
+def test_the_command_prints_address_session_and_status(signed_in: Service) -> None:
+    signed_in.on("POST", "/launches", (201, LAUNCH))
+    signed_in.on("GET", "/launches/l1", (200, LAUNCH))
+    shown = run("launch", "--workspace", "demo", "--cpu", "2", "--memory", "4Gi", "--template", "data-exploration")
+    assert shown.exit_code == 0
+    lines = dict(line.split(":", 1) for line in shown.stdout.strip().splitlines())
+    assert lines["notebook_url"].strip() == f"{signed_in.url}/user/john@example.com/demo/lab"
+    assert lines["session_id"].strip() == "l1"
+    assert lines["status"].strip() == "running"
+    assert signed_in.asked[0][2]["template"] == "data-exploration"
+    as_json = json.loads(run("launch", "-w", "demo", "--json").stdout)
+    assert {"notebook_url", "session_id", "status"} <= set(as_json)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (("launch", "--memory", "lots"), "'lots' is not an amount of memory", 2),
+        (("launch", "--cpu", "-1"), "'-1' is not an amount of cpu", 2),
+        (("launch", "--workspace", "a" * 31), "cannot name a workspace", 2),
+        (("access", "demo", "--user", "ann", "--role", "king"), "'king' is not a role", 2),
+        (("revoke", "demo"), "one user or one group", 2),
+        (("login", "not-an-address"), "is not the address of a Hub", 2),
+    ],
+)
+def test_bad_input_is_one_sentence_and_asks_nobody(
+    signed_in: Service, arguments: tuple[str, ...], words: str, code: int
+) -> None:
+    shown = run(*arguments)
+    assert shown.exit_code == code
+    assert words in shown.stderr
+    assert len(shown.stderr.strip().splitlines()) == 1
+    assert signed_in.asked == []
+
+
+def test_a_refusal_keeps_its_sentence_code_and_details(signed_in: Service) -> None:
+    refusal = MaestroError("quota_exceeded", "You have 3 of 3 servers; stop one.", {"limit": "x"})
+    signed_in.on("POST", "/launches", (403, refusal.as_json()))
+    shown = run("launch", "-w", "demo")
+    assert shown.stderr.strip() == "Error: You have 3 of 3 servers; stop one."
+    assert shown.exit_code == ERRORS["quota_exceeded"].exit_code
+    with pytest.raises(MaestroError) as refused:
+        NotebookLauncher().launch(workspace="demo")
+    assert refused.value.code == "quota_exceeded"
+    assert refused.value.details == {"limit": "x"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (503, b"<html>proxy", "is not running"),
+        (302, b"", "is not the API of a Maestro"),
+        (200, b"<html>something else", "is not the API of a Maestro"),
+        (404, b"<html>", "is not the API of a Maestro"),
+        (500, b"[]", "could not be read"),
+    ],
+)
+def test_an_answer_that_is_not_ours_is_one_sentence(signed_in: Service, status: int, body: bytes, words: str) -> None:
+    signed_in.on("GET", "/workspaces", (status, body))
+    shown = run("list")
+    assert shown.exit_code != 0
+    assert words in shown.stderr
+    assert "secret-token" not in shown.stderr
+
+
+def test_a_redirect_never_takes_the_token_along(signed_in: Service) -> None:
+    signed_in.on("GET", "/workspaces", (302, b""))
+    run("list")
+    assert [path for _, path, _, _ in signed_in.asked] == ["/services/workspaces/api/v1/jupyter/workspaces"]
+
+
+def test_nothing_listens(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+    service.close()
+    monkeypatch.setenv("MAESTRO_URL", service.url)
+    monkeypatch.setenv("MAESTRO_TOKEN", "t")
+    shown = run("list")
+    assert shown.exit_code == ERRORS["service_unavailable"].exit_code
+    assert "Nothing answers at" in shown.stderr
+
+
+def test_login_checks_the_token_and_keeps_it_to_oneself(service: Service) -> None:
+    service.on("GET", "/me", (200, {"user": "ann", "admin": False, "groups": [], "scopes": []}))
+    shown = run("login", service.url + "/hub/", "--token-stdin", stdin="tok-1\n")
+    assert shown.exit_code == 0
+    assert "Signed in" in shown.stdout and "tok-1" not in shown.output
+    assert config_path().stat().st_mode & 0o777 == 0o600
+    assert service.asked[-1][3] == "token tok-1"
+    service.on("GET", "/workspaces", (200, {"workspaces": []}))
+    assert run("list").exit_code == 0
+    config_path().chmod(0o644)
+    assert "can be read by others" in run("list").stderr
+
+
+def test_a_token_that_the_hub_does_not_know_is_not_kept(service: Service) -> None:
+    refusal = MaestroError("not_signed_in", "The Hub does not know this token; make a new one.")
+    service.on("GET", "/me", (401, refusal.as_json()))
+    shown = run("login", service.url, "--token-stdin", stdin="wrong\n")
+    assert shown.exit_code == ERRORS["not_signed_in"].exit_code
+    assert not config_path().exists()
+
+
+def test_where_the_client_looks_in_order(tmp_path: Path) -> None:
+    inside = {"MAESTRO_SERVICE_URL": "http://hub/api", "JUPYTERHUB_API_TOKEN": "server"}
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    write_config(config_path(home), "https://stored.example", "stored")
+    outside = {"MAESTRO_URL": "https://env.example", "MAESTRO_TOKEN": "env"}
+    everything = {**inside, **home, **outside}
+    assert find_settings("https://arg.example", "arg", everything).token == "arg"
+    assert find_settings(None, None, everything).token == "env"
+    assert find_settings(None, None, {**inside, **home}).api_url == "http://hub/api"
+    assert find_settings(None, None, home).token == "stored"
+    with pytest.raises(MaestroError, match=r"no sign-in for https://other\.example"):
+        find_settings("https://other.example", None, home)  # a stored token goes to its own address only
+
+
+@pytest.mark.parametrize("bad", ["ftp://x", "x", "http://", "http://user:pass@hub", ""])
+def test_addresses_that_are_none(bad: str) -> None:
+    with pytest.raises(MaestroError):
+        check_url(bad)
+
+
+def test_members_with_names_that_need_quoting(signed_in: Service) -> None:
+    member = {"kind": "group", "name": "a/b", "role": "viewer", "added_by": "x", "added_at": "2026-01-01T00:00:00Z"}
+    signed_in.on("PUT", "/workspaces/demo/members", (200, member))
+    signed_in.on("DELETE", "/workspaces/demo/members/group/a%2Fb", (200, {}))
+    manager = WorkspaceManager()
+    assert manager.add_member("demo", group="a/b", role="collaborator").kind == "group"
+    assert signed_in.asked[0][2] == {"role": "editor", "group": "a/b"}
+    manager.remove_member("demo", group="a/b")
+
+
+def test_other_peoples_words_cannot_drive_the_terminal(signed_in: Service) -> None:
+    shown = {
+        "workspace_id": "w", "name": "demo", "description": "[red]x[/red]\x1b[2J", "personal": False, "role": "owner",
+        "created_by": "ann", "created_at": "2026-01-01T00:00:00Z", "members": 1, "servers": {"used": 0, "limit": 3},
+    }  # fmt: skip
+    signed_in.on("GET", "/workspaces", (200, {"workspaces": [shown]}))
+    printed = run("list").stdout
+    assert "\x1b" not in printed
+    assert "[red]x[/red]" in printed
+
+
+def test_every_command_explains_itself() -> None:
+    for name, command in main.commands.items():
+        assert command.help, name
+        assert run(name, "--help").exit_code == 0
