@@ -318,3 +318,26 @@ class LaunchView(BaseModel):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     ended_reason: str | None = None
+
+
+class LaunchList(BaseModel):
+    """Launches, the newest first."""
+
+    launches: tuple[LaunchView, ...]
+
+
+class ProfileList(BaseModel):
+    """The profiles that are open to a person in a workspace."""
+
+    profiles: tuple[ProfileView, ...]
+
+
+class TemplateList(BaseModel):
+    """The notebook templates."""
+
+    templates: tuple[TemplateView, ...]
+
+
+def template_notebook(template: str) -> str:
+    """The file that a template becomes in a workspace: ``start-here`` is ``Start here.ipynb``."""
+    return template.replace("-", " ").capitalize() + ".ipynb"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .names import check_group_name, check_new_workspace_name, check_user_name
+from .names import check_group_name, check_name, check_new_workspace_name, check_user_name
 from .roles import Role, parse_role
 
 MAX_DESCRIPTION = 1000
@@ -89,18 +89,29 @@ class Member(BaseModel):
 
 
 class WorkspaceSpec(BaseModel):
-    """The body that creates a workspace."""
+    """The body that creates a workspace.
+
+    Attributes:
+        members: besides the creator, who is an owner.
+        template: the notebook template that opens when a launch names none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     description: str = Field(default="", max_length=MAX_DESCRIPTION)
     members: tuple[MemberSpec, ...] = Field(default=(), max_length=200)
+    template: str | None = None
 
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, value: Any) -> str:
         return check_new_workspace_name(value)
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _template(cls, value: Any) -> str | None:
+        return None if value in (None, "") else check_name(value, "template")
 
 
 class WorkspaceChange(BaseModel):
@@ -138,3 +149,95 @@ class WorkspaceView(BaseModel):
     members: int
     servers: ServersShown
     launches: tuple[str, ...] = ()
+
+
+class WorkspaceList(BaseModel):
+    """The workspaces of a person, the personal one first."""
+
+    workspaces: tuple[WorkspaceView, ...]
+
+
+class MemberList(BaseModel):
+    """The members of a workspace."""
+
+    members: tuple[Member, ...]
+
+
+class Me(BaseModel):
+    """Who is asking.
+
+    Attributes:
+        scopes: the ``custom:maestro:`` scopes of the token.
+        servers: None for a person; the names of the notebook servers that the token belongs to (it acts in their
+            workspace only).
+        personal_workspace: its name.
+        notices: sentences for admins, such as a ``maestro.yaml`` that cannot be read.
+    """
+
+    user: str
+    admin: bool
+    groups: tuple[str, ...]
+    scopes: tuple[str, ...]
+    servers: tuple[str, ...] | None
+    personal_workspace: str
+    notices: tuple[str, ...] = ()
+
+
+class LimitView(BaseModel):
+    """A limit in force: its value, what is in use of it (None: it is no total), and which level set it."""
+
+    name: str
+    title: str
+    value: float
+    shown: str
+    source: str
+    scope: Literal["user", "workspace"]
+    in_use: float | None = None
+    in_use_shown: str | None = None
+
+
+class LimitList(BaseModel):
+    """The limits of a person in a workspace."""
+
+    workspace: str
+    limits: tuple[LimitView, ...]
+
+
+class TrackingRequest(BaseModel):
+    """MLflow's question: which workspaces may this user's request touch?
+
+    Attributes:
+        user: the Hub user's name.
+        servers: names of the notebook servers that the token belongs to; None: a person (browser, own token).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str
+    servers: tuple[str, ...] | None = Field(default=None, max_length=100)
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> str:
+        return check_user_name(value)
+
+
+class TrackingGrant(BaseModel):
+    """What the user may do in one MLflow workspace: viewers read, editors and owners write.
+
+    Attributes:
+        experiment: the only experiment that may be created and logged to; None: any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    role: Role
+    experiment: str | None = None
+
+
+class TrackingView(BaseModel):
+    """The answer to :class:`TrackingRequest`, by workspace name; what is not listed is closed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    workspaces: dict[str, TrackingGrant]
