@@ -1,0 +1,18 @@
+"""The truth about workspaces, members, launches and events: tables, migrations, one repository class an aggregate.
+
+Opened by the workspaces service alone::
+
+    store = await Store.open(url, lock=state / "service" / "lock")
+    async with store.admission() as unit:      # the one lock under which launches are admitted
+        workspace = await unit.workspaces.by_name("demo")
+    async with store.write() as unit: ...      # any other change
+    async with store.read() as unit: ...       # looks only
+"""
+
+from .database import Store, StoreLocked, Unit
+from .events import EventRow
+from .launches import LaunchRow
+from .members import MemberRow
+from .workspaces import WorkspaceRow
+
+__all__ = ["EventRow", "LaunchRow", "MemberRow", "Store", "StoreLocked", "Unit", "WorkspaceRow"]

@@ -1,0 +1,146 @@
+"""The engine: transactions, the admission lock, the one process that may open the store.
+
+sqlite: WAL, and every change is ``BEGIN IMMEDIATE``, so the one writer that sqlite allows is also the admission lock.
+Postgres: admission takes one advisory lock for its transaction. Within the process writers queue on an asyncio lock,
+which is fair and does not poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from .events import EventRepository
+from .launches import LaunchRepository
+from .members import MemberRepository
+from .migrate import upgrade
+from .workspaces import WorkspaceRepository
+
+#: any number that is ours alone in the database
+ADMISSION_KEY = 0x4D41455354524F  # "MAESTRO"
+BUSY_SECONDS = 10
+
+
+class StoreLocked(Exception):
+    """Another process has the store open; the message is one sentence for the admin."""
+
+
+class Unit:
+    """One transaction, seen through the repositories."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.workspaces = WorkspaceRepository(connection)
+        self.members = MemberRepository(connection)
+        self.launches = LaunchRepository(connection)
+        self.events = EventRepository(connection)
+
+
+class Store:
+    """The database of the workspaces service. Made by :meth:`open`."""
+
+    def __init__(self, engine: AsyncEngine, lock_file: int | None) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._begin = engine.execution_options(maestro_begin="BEGIN IMMEDIATE") if self._sqlite else engine
+        self._writer = asyncio.Lock()
+        self._lock_file = lock_file
+
+    @classmethod
+    async def open(cls, url: str, lock: Path | None = None) -> Store:
+        """Lock the store for this process, open it, bring its tables up to date.
+
+        Args:
+            url: of SQLAlchemy: ``sqlite+aiosqlite:///...`` or ``postgresql+asyncpg://...``.
+            lock: a file that is locked as long as the store is open.
+
+        Raises:
+            StoreLocked: another process has it open.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be opened or migrated.
+        """
+        lock_file = None if lock is None else _take(lock)
+        engine = _engine(url)
+        store = cls(engine, lock_file)
+        try:
+            await upgrade(engine)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close the connections and give the lock back."""
+        await self._engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Unit]:
+        """A consistent look; nothing is kept of what it would write."""
+        async with self._engine.connect() as connection:
+            yield Unit(connection)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Unit]:
+        """A change: committed at the end, rolled back by any exception."""
+        if not self._sqlite:
+            async with self._engine.begin() as connection:
+                yield Unit(connection)
+            return
+        async with self._writer, self._begin.begin() as connection:
+            yield Unit(connection)
+
+    @asynccontextmanager
+    async def admission(self) -> AsyncIterator[Unit]:
+        """A change under THE admission lock: between its first look and its commit nobody else is admitted."""
+        async with self._writer, self._begin.begin() as connection:
+            if not self._sqlite:
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMISSION_KEY})
+            yield Unit(connection)
+
+
+def _take(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise StoreLocked(
+            f"Another workspaces service has the store open ({path} is locked): stop it first, or give this one its "
+            "own MAESTRO_STATE."
+        ) from None
+    return handle
+
+
+def _engine(url: str) -> AsyncEngine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_async_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    sqlalchemy_event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    sqlalchemy_event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    # The driver's own BEGIN is deferred and late: without it we say when a transaction starts, and how.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # FULL: what was answered is on the disk, also when the power goes
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("maestro_begin", "BEGIN"))

@@ -1,0 +1,159 @@
+"""The tables. What a column means is said here; who may write it, in the repository of its aggregate.
+
+Users are keyed on the Hub's name AND its creation stamp: a deleted and re-created user of the same name inherits
+nothing. Rows are never deleted where something else may still point at them: workspaces are archived, launches end.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+#: names of constraints, so that a later migration can change them on every database
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment, always with its zone: UTC in the database, aware in Python."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_Id = String(32)
+
+
+#: a 64-bit key that counts up by itself on every database (sqlite does so for INTEGER alone)
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+workspace = Table(
+    "workspace",
+    metadata,
+    Column("id", _Id, primary_key=True),  # immutable; directories and labels carry it
+    Column("name", String(30), nullable=False, unique=True),  # of archived ones too: their volume has the name
+    Column("description", String(1000), nullable=False, server_default=""),
+    Column("personal", Boolean, nullable=False),
+    # of a personal workspace: whose it is
+    Column("personal_user", String(255)),
+    Column("personal_created", String(64)),
+    Column("gid", Integer, nullable=False, unique=True),  # owns the files on Kubernetes; never handed out again
+    Column("template", String(30)),  # what a launch opens that names no template
+    Column("created_by", String(255), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("archived_by", String(255)),
+    Column("archived_at", Moment),
+    UniqueConstraint("personal_user", "personal_created"),
+)
+
+member = Table(
+    "member",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("kind", String(8), nullable=False),  # user or group
+    Column("name", String(255), nullable=False),
+    Column("created", String(64), nullable=False, server_default=""),  # of a user; empty for a group
+    Column("role", String(16), nullable=False),
+    Column("added_by", String(255), nullable=False),
+    Column("added_at", Moment, nullable=False),
+    UniqueConstraint("workspace_id", "kind", "name"),
+    Index("ix_member_kind_name", "kind", "name"),
+)
+
+launch = Table(
+    "launch",
+    metadata,
+    Column("id", _Id, primary_key=True),  # the API's session_id
+    Column("kind", String(8), nullable=False, server_default="server"),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("user_created", String(64), nullable=False),
+    Column("server_name", String(30), nullable=False),
+    Column("role", String(16), nullable=False),  # with which it was admitted: the mount is fixed by it
+    Column("profile", String(30), nullable=False),
+    Column("cpu", Float, nullable=False),
+    Column("memory", BigInteger, nullable=False),  # bytes
+    Column("gpu", Integer, nullable=False),
+    Column("gpu_type", String(63)),
+    Column("experiment", String(250), nullable=False),
+    Column("status", String(16), nullable=False),  # reserved, running, ended
+    Column("token_mac", String(64)),  # HMAC of the index token; NULL once ended
+    Column("created_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("ended_reason", String(200)),
+    # one server has one active launch
+    Index(
+        "uq_launch_active_server",
+        "user",
+        "user_created",
+        "server_name",
+        unique=True,
+        sqlite_where=text("status != 'ended'"),
+        postgresql_where=text("status != 'ended'"),
+    ),
+    # what admission and reconcile look at stays small however many launches have ended
+    Index(
+        "ix_launch_active_workspace",
+        "workspace_id",
+        sqlite_where=text("status != 'ended'"),
+        postgresql_where=text("status != 'ended'"),
+    ),
+    Index("uq_launch_token_mac", "token_mac", unique=True),
+    Index("ix_launch_user_created_at", "user", "created_at"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("actor", String(255), nullable=False),  # a Hub user's name, or the part of ours that acted
+    Column("workspace_id", _Id),  # no foreign keys: events outlive what they speak of
+    Column("launch_id", _Id),
+    Column("user", String(255)),  # whom it is about
+    Column("fields", JSON, nullable=False),
+    Index("ix_event_workspace_id_id", "workspace_id", "id"),
+    Index("ix_event_kind_id", "kind", "id"),
+)

@@ -1,0 +1,143 @@
+"""Workspaces: named, never deleted while anything of them is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maestro_core.roles import Role, highest
+
+from .clock import new_id, now
+from .tables import member, workspace
+
+#: the first gid of a workspace: above the ids of people and system accounts
+FIRST_GID = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceRow:
+    """One workspace; ``personal_user`` and ``personal_created`` say whose personal one it is."""
+
+    id: str
+    name: str
+    description: str
+    personal: bool
+    personal_user: str | None
+    personal_created: str | None
+    gid: int
+    template: str | None
+    created_by: str
+    created_at: datetime
+    archived_by: str | None
+    archived_at: datetime | None
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes launches."""
+        return self.archived_at is None
+
+
+class WorkspaceRepository:
+    """Workspaces of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def add(
+        self,
+        name: str,
+        created_by: str,
+        *,
+        workspace_id: str | None = None,
+        description: str = "",
+        template: str | None = None,
+        personal_of: tuple[str, str] | None = None,
+    ) -> WorkspaceRow:
+        """Add a workspace. The caller holds a write transaction and has seen that the name is free.
+
+        Args:
+            personal_of: the user's name and creation stamp, for a personal workspace.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: if the name is taken after all.
+        """
+        user, created = personal_of or (None, None)
+        row = WorkspaceRow(
+            id=workspace_id or new_id("w"),
+            name=name,
+            description=description,
+            personal=personal_of is not None,
+            personal_user=user,
+            personal_created=created,
+            gid=await self._next_gid(),
+            template=template,
+            created_by=created_by,
+            created_at=now(),
+            archived_by=None,
+            archived_at=None,
+        )
+        await self._db.execute(insert(workspace), {name: getattr(row, name) for name in WorkspaceRow.__slots__})
+        return row
+
+    async def _next_gid(self) -> int:
+        highest_gid = (await self._db.execute(select(func.max(workspace.c.gid)))).scalar()
+        return FIRST_GID if highest_gid is None else highest_gid + 1
+
+    async def by_name(self, name: str) -> WorkspaceRow | None:
+        """The workspace of that name, archived or not."""
+        return await self._one(workspace.c.name == name)
+
+    async def by_id(self, workspace_id: str) -> WorkspaceRow | None:
+        """The workspace of that id, archived or not."""
+        return await self._one(workspace.c.id == workspace_id)
+
+    async def personal_of(self, user: str, created: str) -> WorkspaceRow | None:
+        """The personal workspace of a user."""
+        return await self._one(and_(workspace.c.personal_user == user, workspace.c.personal_created == created))
+
+    async def of_member(self, user: str, created: str, groups: Collection[str]) -> list[tuple[WorkspaceRow, Role]]:
+        """The open workspaces where a person is a member, each with their highest role; ordered by name."""
+        query = (
+            select(workspace, member.c.role.label("member_role"))
+            .join(member, member.c.workspace_id == workspace.c.id)
+            .where(workspace.c.archived_at.is_(None), is_person(user, created, groups))
+            .order_by(workspace.c.name)
+        )
+        found: dict[str, tuple[WorkspaceRow, list[Role]]] = {}
+        for row in (await self._db.execute(query)).mappings():
+            values = dict(row)
+            role = Role(values.pop("member_role"))
+            found.setdefault(values["id"], (WorkspaceRow(**values), []))[1].append(role)
+        return [(row, highest(roles) or Role.VIEWER) for row, roles in found.values()]
+
+    async def every(self, *, archived: bool = False) -> list[WorkspaceRow]:
+        """All open workspaces by name; with ``archived`` the archived ones too."""
+        query = select(workspace).order_by(workspace.c.name)
+        if not archived:
+            query = query.where(workspace.c.archived_at.is_(None))
+        return [WorkspaceRow(**row) for row in (await self._db.execute(query)).mappings()]
+
+    async def change(self, workspace_id: str, **values: Any) -> None:
+        """Set columns of one workspace."""
+        await self._db.execute(update(workspace).where(workspace.c.id == workspace_id).values(**values))
+
+    async def archive(self, workspace_id: str, by: str) -> None:
+        """Close it: it takes no launches, and nobody sees it but admins. Its name stays taken."""
+        await self.change(workspace_id, archived_at=now(), archived_by=by)
+
+    async def _one(self, condition: Any) -> WorkspaceRow | None:
+        row = (await self._db.execute(select(workspace).where(condition))).mappings().first()
+        return None if row is None else WorkspaceRow(**row)
+
+
+def is_person(user: str, created: str, groups: Collection[str]) -> Any:
+    """The condition on ``member`` for everything that gives a role to one person."""
+    own = and_(member.c.kind == "user", member.c.name == user, member.c.created == created)
+    if not groups:
+        return own
+    return or_(own, and_(member.c.kind == "group", member.c.name.in_(sorted(groups))))
