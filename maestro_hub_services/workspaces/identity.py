@@ -1,0 +1,158 @@
+"""Who is asking: Hub tokens on the API, Hub cookies on the service's own pages. Believed for 5 s.
+
+A notebook server's token is known by its scopes (``access:servers!server=<user>/<server>``): it acts in the workspace
+of that server only, and at most as an editor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jupyterhub.services.auth import HubOAuth
+from tornado.web import HTTPError, RequestHandler
+
+from maestro_core.errors import MaestroError
+from maestro_core.workspaces import UserRef
+
+from .hub import Hub
+
+CACHE_SECONDS = 5
+TIMEOUT_SECONDS = 10
+
+USE, MANAGE, REVIEW, ADMIN, AUDIT = (f"custom:maestro:{name}" for name in ("use", "manage", "review", "admin", "audit"))
+PLAN, POLICY, AUTHORIZE = (f"custom:maestro:{name}" for name in ("plan", "policy", "authorize"))
+
+_HEADER = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
+_SERVER_SCOPE = "access:servers!server="
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody that the Hub knows.
+
+    Attributes:
+        user: the Hub user; None for a service of the Hub.
+        name: of the user or the service.
+        scopes: what the token may do.
+        servers: None for a person; else the names of the notebook servers that the token belongs to.
+    """
+
+    name: str
+    user: UserRef | None
+    scopes: frozenset[str]
+    servers: tuple[str, ...] | None = None
+
+    @property
+    def notebook(self) -> bool:
+        """Whether it is a notebook server's token."""
+        return self.servers is not None
+
+    @property
+    def admin(self) -> bool:
+        """Whether it may act on what is others': a person with ``custom:maestro:admin``."""
+        return ADMIN in self.scopes and not self.notebook
+
+    @property
+    def person(self) -> UserRef:
+        """The Hub user.
+
+        Raises:
+            MaestroError: ``forbidden`` for a service.
+        """
+        if self.user is None:
+            raise MaestroError("forbidden", f"This is for people; {self.name} is a service of the Hub.")
+        return self.user
+
+    def check(self, scope: str | None) -> None:
+        """See that the token holds a scope.
+
+        Raises:
+            MaestroError: ``forbidden``, with what to do.
+        """
+        if scope is None or scope in self.scopes:
+            return
+        if self.notebook:
+            hint = "do this in the browser or with 'maestro login', a notebook server's token is kept from it"
+        else:
+            hint = "take a token that has it, or ask an admin"
+        raise MaestroError("forbidden", f"The token does not hold the scope {scope}: {hint}.", {"scope": scope})
+
+
+def own_servers(name: str, scopes: frozenset[str]) -> tuple[str, ...] | None:
+    """The servers that a token is bound to, or None for a person's.
+
+    A person's token reaches all their servers (``access:servers!user=<name>``); what reaches single ones only is held
+    by such a server, or as weak as if it were.
+    """
+    if "access:servers" in scopes or f"access:servers!user={name}" in scopes:
+        return None
+    bound = [scope.removeprefix(_SERVER_SCOPE) for scope in scopes if scope.startswith(_SERVER_SCOPE)]
+    if not bound:
+        return None
+    return tuple(sorted(full.removeprefix(f"{name}/") for full in bound if full.startswith(f"{name}/")))
+
+
+class _Auth(HubOAuth):
+    """The Hub's own client, without tokens in URLs (it would take them where a header says "websocket")."""
+
+    def _get_token_url(self, handler: RequestHandler) -> str:
+        return ""
+
+
+class Identity:
+    """Asks the Hub who somebody is.
+
+    Args:
+        auth: options of :class:`jupyterhub.services.auth.HubOAuth`; what is left out comes from ``JUPYTERHUB_*``.
+    """
+
+    def __init__(self, hub: Hub, **auth: Any) -> None:
+        self._hub = hub
+        self.auth = _Auth(cache_max_age=CACHE_SECONDS, **auth)
+
+    async def by_token(self, handler: RequestHandler) -> Caller | None:
+        """The owner of the token in the ``Authorization`` header; None without one.
+
+        Raises:
+            MaestroError: ``not_signed_in`` for a token that the Hub does not know, ``hub_unavailable``.
+        """
+        header = handler.request.headers.get("Authorization", "")
+        if not header:
+            return None
+        match = _HEADER.fullmatch(header)
+        model = None if match is None else await self._ask(self.auth.user_for_token(match[1], sync=False))
+        if model is None:
+            raise MaestroError(
+                "not_signed_in", "The Hub does not know this token (any more); make a new one on its token page."
+            )
+        return await self._caller(model)
+
+    async def by_cookie(self, handler: RequestHandler) -> Caller | None:
+        """The signed-in person of a browser; None for a stranger, or where the XSRF token is missing.
+
+        Raises:
+            MaestroError: ``hub_unavailable``, ``forbidden``.
+        """
+        model = await self._ask(self.auth.get_user(handler, sync=False))
+        return None if model is None else await self._caller(model)
+
+    async def _ask(self, question: Any) -> Any:
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await question
+        except (HTTPError, TimeoutError, OSError):
+            raise MaestroError("hub_unavailable", "The Hub does not answer; try again in a moment.") from None
+
+    async def _caller(self, model: dict[str, Any]) -> Caller:
+        if not self.auth.check_scopes(self.auth.access_scopes, model):
+            raise MaestroError(
+                "forbidden", "The token does not reach this service; make one with access to it, or ask an admin."
+            )
+        scopes = frozenset(model["scopes"])
+        name = model["name"]
+        if model.get("kind", "user") != "user":
+            return Caller(name, None, scopes)
+        return Caller(name, await self._hub.user(name), scopes, own_servers(name, scopes))

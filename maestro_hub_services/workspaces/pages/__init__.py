@@ -1,0 +1,50 @@
+"""The pages of the ``workspaces`` service: workspaces as cards, a workspace with its members, the admin's page.
+
+They work as plain forms; htmx, where it is, only keeps the cards' states fresh. Who looks is the Hub's word
+(``HubOAuth``), what happens is the domain's (:class:`Desk`), how it looks is ``templates/pages``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import handlers
+from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
+from .desk import Desk
+from .links import Links
+from .views import PolicyStatus, moment
+
+__all__ = ["Desk", "Links", "PolicyStatus", "Site", "moment", "page_routes", "unknown_page_route"]
+
+_NAME = "([^/]{1,200})"
+_PAGES = (
+    ("", handlers.LandingPage),
+    ("new", handlers.LandingPage),
+    ("cards", handlers.CardsPage),
+    (f"w/{_NAME}", handlers.WorkspacePage),
+    (f"w/{_NAME}/about", handlers.AboutForm),
+    (f"w/{_NAME}/members", handlers.MembersForm),
+    (f"w/{_NAME}/members/remove", handlers.RemoveMemberForm),
+    (f"w/{_NAME}/archive", handlers.ArchiveForm),
+    (f"stop/{_NAME}", handlers.StopForm),
+    ("admin", handlers.AdminPage),
+)
+
+
+def page_routes(site: Site) -> list[tuple[str, type, dict[str, Any]]]:
+    """Tornado's rules of all pages below the service's prefix, the sign-in's callback and the static files included.
+
+    The application needs ``cookie_secret``, and must leave ``xsrf_cookies`` off: ``HubOAuth`` checks XSRF itself.
+    """
+    arguments = {"site": site, "jinja": environment(site.templates)}
+    below = site.links.prefix_path
+    return [
+        (f"{below}oauth_callback", SignInCallback, arguments),
+        (f"{below}static/(.*)", PageFiles, {"path": str(site.templates / "static")}),
+        *((below + path, handler, arguments) for path, handler in _PAGES),
+    ]
+
+
+def unknown_page_route(site: Site) -> tuple[str, type, dict[str, Any]]:
+    """The rule that comes last: every other address below the prefix is a page that says so."""
+    return (f"{site.links.prefix_path}(.*)", UnknownPage, {"site": site, "jinja": environment(site.templates)})

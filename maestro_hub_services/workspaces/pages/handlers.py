@@ -1,0 +1,193 @@
+"""The pages: each reads its form, asks the desk once, and shows or redirects."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from maestro_core.errors import MaestroError
+from maestro_core.models import read_model
+from maestro_core.names import NAME_RULE
+from maestro_core.roles import Role
+from maestro_core.workspaces import MAX_DESCRIPTION, MemberSpec, WorkspaceChange, WorkspaceSpec
+
+from . import views
+from .base import ADMIN, Page, Person
+
+ROLES = [role.value for role in Role]
+
+
+def _person(page: Page) -> Person:
+    assert page.person is not None  # prepare() answers everybody else
+    return page.person
+
+
+class CardsPage(Page):
+    """The landing page's cards, alone: asked for by htmx, told 204 when nothing changed."""
+
+    async def get(self) -> None:
+        """``?shown=``: the digest of what the page shows."""
+        values = await self.card_values()
+        if self.get_query_argument("shown", "") == values["digest"]:
+            self.set_status(204)
+            self.finish()
+            return
+        self.show("cards", **values)
+
+    async def card_values(self) -> dict[str, Any]:
+        """What ``cards.html`` shows."""
+        workspaces, launches = await asyncio.gather(self.desk.workspaces(), self.desk.launches())
+        cards = views.cards(workspaces, launches, _person(self), self.links)
+        return {"cards": cards, "digest": views.digest(cards), "every": views.refresh_seconds(cards)}
+
+
+class LandingPage(CardsPage):
+    """Where a person comes in: their workspaces as cards, and the form of a new one."""
+
+    async def get(self) -> None:
+        """The cards."""
+        await self._landing({"open": False, "name": "", "description": "", "problem": None})
+
+    async def post(self) -> None:
+        """Create a workspace; a refusal shows its sentence over what was typed."""
+        name, description = self.field("name"), self.field("description")
+        try:
+            spec = read_model(WorkspaceSpec, {"name": name, "description": description})
+            made = await self.desk.create(spec)
+        except MaestroError as error:
+            draft = {"open": True, "name": name, "description": description, "problem": error.message}
+            await self._landing(draft, error.status)
+            return
+        self.say(f"The workspace {made.name} is yours: open it, or add members.", self.links.workspace(made.name))
+
+    async def _landing(self, draft: dict[str, Any], status: int = 200) -> None:
+        self.show(
+            "workspaces",
+            status,
+            draft=draft,
+            name_rule=NAME_RULE[0].upper() + NAME_RULE[1:],
+            max_description=MAX_DESCRIPTION,
+            **await self.card_values(),
+        )
+
+
+class WorkspacePage(Page):
+    """One workspace: what it is, my servers in it, its members and limits."""
+
+    async def get(self, name: str) -> None:
+        """The page; an unknown workspace and somebody else's get the same answer."""
+        await self.workspace(name)
+
+    async def workspace(self, name: str, status: int = 200, **drafts: dict[str, Any]) -> None:
+        """Show the page, with what was typed and refused."""
+        view = await self.desk.workspace(name)
+        members, limits, launches = await asyncio.gather(
+            self.desk.members(view.name), self.desk.limits(view.name), self.desk.launches()
+        )
+        shown = {
+            "about": {"description": view.description, "problem": None},
+            "member": {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": None},
+        } | drafts
+        self.show(
+            "workspace",
+            status,
+            page=views.workspace_page(view, launches, members, limits, _person(self), self.links),
+            drafts=shown,
+            roles=ROLES,
+            max_description=MAX_DESCRIPTION,
+        )
+
+
+class AboutForm(WorkspacePage):
+    """A new description."""
+
+    async def post(self, name: str) -> None:
+        """Change it."""
+        description = self.field("description")
+        try:
+            await self.desk.change(name, read_model(WorkspaceChange, {"description": description}))
+        except MaestroError as error:
+            await self.workspace(name, error.status, about={"description": description, "problem": error.message})
+            return
+        self.say("The description is saved.", self.links.workspace(name))
+
+
+class MembersForm(WorkspacePage):
+    """Add a member, or change a role."""
+
+    async def post(self, name: str) -> None:
+        """A refused addition keeps what was typed."""
+        kind, member, role = self.field("kind"), self.field("name"), self.field("role")
+        try:
+            await self.desk.set_member(name, read_model(MemberSpec, {_kind(kind): member, "role": role}))
+        except MaestroError as error:
+            draft = {"kind": kind, "name": member, "role": role, "problem": error.message}
+            await self.workspace(name, error.status, member=draft)
+            return
+        self.say(f"{member} is now {role} of {name}.", self.links.workspace(name))
+
+
+class RemoveMemberForm(WorkspacePage):
+    """Remove a member."""
+
+    async def post(self, name: str) -> None:
+        """A refusal (the last owner) is said on the page."""
+        member = self.field("name")
+        try:
+            await self.desk.remove_member(name, _kind(self.field("kind")), member)
+        except MaestroError as error:
+            draft = {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": error.message}
+            await self.workspace(name, error.status, member=draft)
+            return
+        gone = member == _person(self).name and not _person(self).admin
+        self.say(f"{member} is no longer a member of {name}.", self.links.home if gone else self.links.workspace(name))
+
+
+class ArchiveForm(Page):
+    """Archive a workspace; the box that says so must be ticked."""
+
+    async def post(self, name: str) -> None:
+        """Archive it."""
+        if self.field("sure") != name:
+            self.say("Tick the box to archive the workspace.", self.links.workspace(name), good=False)
+            return
+        await self.desk.archive(name)
+        self.say(f"The workspace {name} is archived.", self.links.home)
+
+
+class StopForm(Page):
+    """Stop a server, from whichever page its button stands on."""
+
+    async def post(self, session_id: str) -> None:
+        """Stop it and go back."""
+        back = self._back(self.field("back"))
+        try:
+            launch = await self.desk.stop(session_id)
+        except MaestroError as error:
+            self.say(error.message, back, good=False)
+            return
+        self.say(f"The server in {launch.workspace} is stopping.", back)
+
+    def _back(self, page: str) -> str:
+        """The page by its name; never an address from the form, which would lead anywhere."""
+        if page == "admin" and _person(self).admin:
+            return self.links.admin
+        return self.links.home if page in ("", "cards") else self.links.workspace(page)
+
+
+class AdminPage(Page):
+    """Every workspace and server, and the policy in force."""
+
+    scope = ADMIN
+
+    async def get(self) -> None:
+        """The three tables."""
+        workspaces, launches, policy = await asyncio.gather(
+            self.desk.all_workspaces(), self.desk.all_launches(), self.desk.policy()
+        )
+        rows, servers = views.admin_rows(workspaces, launches, self.links)
+        self.show("admin", here="maestro-admin", workspaces=rows, servers=servers, policy=policy)
+
+
+def _kind(text: str) -> Literal["user", "group"]:
+    return "group" if text == "group" else "user"

@@ -1,0 +1,112 @@
+"""Addresses that the pages link to. Every name is quoted as the Hub quotes it, whatever it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+
+def escape(name: str) -> str:
+    """One path segment; ``@`` and ``~`` stay, as in the Hub's own URLs."""
+    return quote(name, safe="@~")
+
+
+@dataclass(frozen=True)
+class Links:
+    """Builds addresses from the three prefixes, each with its slashes.
+
+    Attributes:
+        base: the Hub's ``base_url`` (``/``), with the Hub's host before it where services have a domain of their own.
+        prefix: where this service lies (``/services/workspaces/``).
+        root: the services' prefix (``/services/``).
+    """
+
+    base: str = "/"
+    prefix: str = "/services/workspaces/"
+
+    @property
+    def home(self) -> str:
+        """The landing page."""
+        return self.prefix
+
+    @property
+    def root(self) -> str:
+        """Where the Hub sends people first."""
+        return self.base
+
+    @property
+    def services(self) -> str:
+        """The prefix of all services."""
+        return self.prefix.rstrip("/").rpartition("/")[0] + "/"
+
+    def hub(self, path: str = "") -> str:
+        """A page of the Hub."""
+        return f"{self.base}hub/{path}"
+
+    def hub_static(self, path: str) -> str:
+        """A file of the Hub's look."""
+        return self.hub(f"static/{path}")
+
+    def static(self, path: str) -> str:
+        """A file of ours."""
+        return f"{self.prefix}static/{path}"
+
+    def spawn(self, user: str, server_name: str) -> str:
+        """The Hub's spawn form of one server; the unnamed one opens the personal workspace."""
+        return self.hub(f"spawn/{escape(user)}" + (f"/{escape(server_name)}" if server_name else ""))
+
+    def pending(self, user: str, server_name: str) -> str:
+        """The Hub's progress page of a starting server."""
+        return self.hub(f"spawn-pending/{escape(user)}" + (f"/{escape(server_name)}" if server_name else ""))
+
+    def server(self, path: str) -> str:
+        """A running server, from its path below the Hub's address (``/user/ann/demo/lab``).
+
+        A path that already begins with the Hub's prefix is taken as it is.
+        """
+        below = self.base[self.base.find("/", self.base.find("//") + 2) :] if "//" in self.base else self.base
+        if below != "/" and path.startswith(below):
+            path = path.removeprefix(below)
+        return self.base + path.lstrip("/")
+
+    def mlflow(self, workspace: str) -> str:
+        """The experiments of a workspace in MLflow (its pages route behind the hash)."""
+        return f"{self.services}mlflow/#/experiments?{urlencode({'workspace': workspace})}"
+
+    @property
+    def create(self) -> str:
+        """Where a new workspace is posted."""
+        return f"{self.prefix}new"
+
+    def cards(self, digest: str) -> str:
+        """The cards alone, or nothing when they still have this digest."""
+        return f"{self.prefix}cards?{urlencode({'shown': digest})}"
+
+    def workspace(self, name: str) -> str:
+        """A workspace's page."""
+        return f"{self.prefix}w/{escape(name)}"
+
+    def change(self, name: str) -> str:
+        """Where a new description is posted."""
+        return f"{self.workspace(name)}/about"
+
+    def members(self, name: str) -> str:
+        """Where a member is added or changed."""
+        return f"{self.workspace(name)}/members"
+
+    def remove_member(self, name: str) -> str:
+        """Where a member is removed."""
+        return f"{self.workspace(name)}/members/remove"
+
+    def archive(self, name: str) -> str:
+        """Where a workspace is archived."""
+        return f"{self.workspace(name)}/archive"
+
+    def stop(self, session_id: str) -> str:
+        """Where a server is stopped."""
+        return f"{self.prefix}stop/{escape(session_id)}"
+
+    @property
+    def admin(self) -> str:
+        """The admin page."""
+        return f"{self.prefix}admin"

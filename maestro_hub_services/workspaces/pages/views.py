@@ -1,0 +1,326 @@
+"""What the templates show: plain values made from the API's models. No I/O, no rules of the domain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from maestro_core.launches import LaunchStatus, LaunchView
+from maestro_core.roles import Role, may
+from maestro_core.workspaces import LimitView, Member, ServersShown, WorkspaceView
+
+from .links import Links
+
+PERSONAL_TITLE = "Personal workspace"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who looks at a page: their name, and whether they hold ``custom:maestro:admin``."""
+
+    name: str
+    admin: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a server: a key for the style, a word for people."""
+
+    key: Literal["stopped", "starting", "running"]
+    title: str
+
+
+STOPPED = Status("stopped", "stopped")
+STARTING = Status("starting", "starting")
+RUNNING = Status("running", "running")
+_STATUSES = {LaunchStatus.RESERVED: STARTING, LaunchStatus.RUNNING: RUNNING, LaunchStatus.ENDED: STOPPED}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time: in words relative to now, and exactly."""
+
+    words: str
+    exact: str
+
+
+@dataclass(frozen=True)
+class Action:
+    """A link that is shown as a button."""
+
+    title: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """One launch as a row or a button."""
+
+    id: str
+    label: str
+    user: str
+    workspace: str
+    role: str
+    status: Status
+    profile: str
+    resources: str
+    since: Moment
+    href: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A workspace on the landing page."""
+
+    name: str
+    title: str
+    description: str
+    standing: str
+    read_only: bool
+    status: Status
+    open: Action | None
+    servers: tuple[Server, ...]
+    members: str
+    mlflow: str
+    page: str
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """A member of a workspace; ``you``: the person who looks."""
+
+    kind: Literal["user", "group"]
+    name: str
+    role: str
+    added_by: str
+    you: bool
+
+
+@dataclass(frozen=True)
+class LimitRow:
+    """A limit: what is in use of it, if it is a total."""
+
+    title: str
+    in_use: str
+    shown: str
+    source: str
+
+
+@dataclass(frozen=True)
+class WorkspacePage:
+    """A workspace's own page. ``may_change``, ``may_manage``, ``may_archive``: which forms are shown, no more."""
+
+    name: str
+    title: str
+    description: str
+    personal: bool
+    standing: str
+    read_only: bool
+    open: Action | None
+    mlflow: str
+    servers: tuple[Server, ...]
+    members: tuple[MemberRow, ...]
+    limits: tuple[LimitRow, ...]
+    may_change: bool
+    may_manage: bool
+    may_archive: bool
+
+
+@dataclass(frozen=True)
+class AdminRow:
+    """A workspace in the admin's table."""
+
+    name: str
+    page: str
+    personal: bool
+    members: int
+    servers: int
+    created_by: str
+    created: Moment
+
+
+@dataclass(frozen=True)
+class PolicyStatus:
+    """What is in force of ``maestro.yaml``, and what is wrong with the file now (None: nothing)."""
+
+    revision: str
+    source: str
+    since: Moment
+    problem: str | None
+
+
+def moment(when: datetime, now: datetime | None = None) -> Moment:
+    """``12 min ago``, ``3 h ago``, then the date; naive times are UTC."""
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    seconds = ((now or datetime.now(UTC)) - when).total_seconds()
+    exact = when.strftime("%Y-%m-%d %H:%M UTC")
+    if seconds < 60:
+        return Moment("just now", exact)
+    if seconds < 3600:
+        return Moment(f"{seconds // 60:.0f} min ago", exact)
+    if seconds < 86400:
+        return Moment(f"{seconds // 3600:.0f} h ago", exact)
+    return Moment(f"{when:%Y-%m-%d}", exact)
+
+
+def servers_sentence(servers: ServersShown) -> str:
+    """``0 of 3 servers``, or ``2 servers`` where nothing limits."""
+    if servers.limit is None:
+        return f"{servers.used} server{'' if servers.used == 1 else 's'}"
+    return f"{servers.used} of {servers.limit} server{'' if servers.limit == 1 else 's'}"
+
+
+def standing(view: WorkspaceView) -> str:
+    """``You are owner, 0 of 3 servers``; for an admin who is no member, that they are none."""
+    role = f"You are {view.role.value}" if view.role else "You are no member"
+    return f"{role}, {servers_sentence(view.servers)}"
+
+
+def server(launch: LaunchView, links: Links) -> Server:
+    """A launch as a row."""
+    status = _STATUSES[launch.status]
+    href = links.server(launch.notebook_url) if status is RUNNING else links.pending(launch.user, launch.server_name)
+    return Server(
+        id=launch.session_id,
+        label=launch.server_name or "default server",
+        user=launch.user,
+        workspace=launch.workspace,
+        role=launch.role.value,
+        status=status,
+        profile=launch.profile,
+        resources=launch.resources.show(),
+        since=moment(launch.started_at or launch.created_at),
+        href=href,
+    )
+
+
+def cards(views: Iterable[WorkspaceView], launches: Sequence[LaunchView], person: Person, links: Links) -> list[Card]:
+    """The landing page's cards, the personal workspace first, then by name."""
+    ordered = sorted(views, key=lambda view: (not view.personal, view.name))
+    return [_card(view, _own_servers(view, launches, person, links), person, links) for view in ordered]
+
+
+def _card(view: WorkspaceView, servers: tuple[Server, ...], person: Person, links: Links) -> Card:
+    return Card(
+        name=view.name,
+        title=_title(view),
+        description=view.description,
+        standing=standing(view),
+        read_only=_read_only(view.role),
+        status=_overall(servers),
+        open=_open(view, servers, person, links),
+        servers=servers,
+        members=f"{view.members} member{'' if view.members == 1 else 's'}",
+        mlflow=links.mlflow(view.name),
+        page=links.workspace(view.name),
+    )
+
+
+def digest(shown: Iterable[Card]) -> str:
+    """Equal for cards that look the same; cards show no times, so times do not count."""
+    seen = [[asdict(replace(card, servers=())), [(one.id, one.label) for one in card.servers]] for card in shown]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+def refresh_seconds(shown: Iterable[Card]) -> int:
+    """How often the page asks again: 2 s while a server starts, else 15 s."""
+    return 2 if any(card.status is STARTING for card in shown) else 15
+
+
+def workspace_page(
+    view: WorkspaceView,
+    launches: Sequence[LaunchView],
+    members: Iterable[Member],
+    limits: Iterable[LimitView],
+    person: Person,
+    links: Links,
+) -> WorkspacePage:
+    """The page of one workspace."""
+    servers = _own_servers(view, launches, person, links)
+    return WorkspacePage(
+        name=view.name,
+        title=_title(view),
+        description=view.description,
+        personal=view.personal,
+        standing=standing(view),
+        read_only=_read_only(view.role),
+        open=_open(view, servers, person, links),
+        mlflow=links.mlflow(view.name),
+        servers=servers,
+        members=tuple(_member(member, person) for member in members),
+        limits=tuple(_limit(limit) for limit in limits),
+        may_change=may(view.role, "change") or person.admin,
+        may_manage=not view.personal and (may(view.role, "manage_members") or person.admin),
+        may_archive=not view.personal and (may(view.role, "archive") or person.admin),
+    )
+
+
+def admin_rows(
+    views: Iterable[WorkspaceView], launches: Sequence[LaunchView], links: Links
+) -> tuple[list[AdminRow], list[Server]]:
+    """The admin page's two tables: every workspace by name, every server that runs or starts by user."""
+    active = [launch for launch in launches if launch.status.active]
+    rows = [
+        AdminRow(
+            name=view.name,
+            page=links.workspace(view.name),
+            personal=view.personal,
+            members=view.members,
+            servers=sum(launch.workspace == view.name for launch in active),
+            created_by=view.created_by,
+            created=moment(view.created_at),
+        )
+        for view in sorted(views, key=lambda view: view.name)
+    ]
+    return rows, [server(launch, links) for launch in sorted(active, key=lambda one: (one.user, one.server_name))]
+
+
+def _title(view: WorkspaceView) -> str:
+    return PERSONAL_TITLE if view.personal and view.role else view.name
+
+
+def _read_only(role: Role | None) -> bool:
+    return role is not None and not may(role, "write_files")
+
+
+def _own_servers(
+    view: WorkspaceView, launches: Sequence[LaunchView], person: Person, links: Links
+) -> tuple[Server, ...]:
+    mine = [one for one in launches if one.workspace == view.name and one.user == person.name and one.status.active]
+    return tuple(server(one, links) for one in sorted(mine, key=lambda one: one.server_name))
+
+
+def _overall(servers: Sequence[Server]) -> Status:
+    for status in (STARTING, RUNNING):
+        if any(one.status is status for one in servers):
+            return status
+    return STOPPED
+
+
+def _open(view: WorkspaceView, servers: Sequence[Server], person: Person, links: Links) -> Action | None:
+    """To the running server, else to the progress of the starting one, else to the form; nothing for no member."""
+    for one in servers:
+        if one.status is RUNNING:
+            return Action("Open", one.href)
+    if servers:
+        return Action("Show progress", servers[0].href)
+    if view.role is None:
+        return None
+    return Action("Open", links.spawn(person.name, "" if view.personal else view.name))
+
+
+def _member(member: Member, person: Person) -> MemberRow:
+    return MemberRow(
+        kind=member.kind,
+        name=member.name,
+        role=member.role.value,
+        added_by=member.added_by,
+        you=member.kind == "user" and member.name == person.name,
+    )
+
+
+def _limit(limit: LimitView) -> LimitRow:
+    return LimitRow(limit.title, limit.in_use_shown or "", limit.shown, limit.source)
