@@ -1,0 +1,117 @@
+"""Which kernel this is, and which notebook it belongs to.
+
+Asked of the server, by kernel id: right after a rename too. Programs that a kernel starts (``!python train.py``, a pool
+of workers) inherit the id and belong to the same notebook.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+#: the kernel's id, for the programs that it starts
+KERNEL_ID = "MAESTRO_KERNEL_ID"
+
+#: seconds for which an answer, or the lack of one, is not asked for again
+FRESH, FAILED = 1.0, 10.0
+TIMEOUT = (0.5, 1.0)  # seconds to connect, to answer
+
+
+def announce() -> None:
+    """Note this kernel's id in its environment, where what it starts finds it."""
+    if identity := own_id():
+        if os.environ.get(KERNEL_ID) not in (None, identity):
+            # A kernel that runs inside another one (nbclient, papermill) has inherited the other's notebook.
+            os.environ.pop("JPY_SESSION_NAME", None)
+        os.environ[KERNEL_ID] = identity
+
+
+def own_id() -> str | None:
+    """The id of the kernel that this process is, or None if it is none."""
+    application = sys.modules.get("ipykernel.kernelapp")
+    if application is None or not application.IPKernelApp.initialized():
+        return None
+    name = Path(application.IPKernelApp.instance().connection_file).stem
+    return name.removeprefix("kernel-") or None
+
+
+def is_kernel() -> bool:
+    """Whether this process is a notebook's kernel itself."""
+    return own_id() is not None
+
+
+class NotebookFinder:
+    """The notebook of this process, asked for at most once a second, since every run that starts asks."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._until = 0.0
+
+    def path(self) -> str | None:
+        """The notebook's path below the workspace's folder, or None if there is none."""
+        if time.monotonic() >= self._until:
+            answer = _ask_server()
+            self._path = answer or self._path or _path_at_start()
+            self._until = time.monotonic() + (FRESH if answer else FAILED)
+        return self._path
+
+
+_finder = NotebookFinder()
+
+
+def notebook_path() -> str | None:
+    """The path, below the workspace's folder, of the notebook that this process belongs to; None if there is none."""
+    return _finder.path()
+
+
+def _ask_server() -> str | None:
+    identity, server = own_id() or os.environ.get(KERNEL_ID), _server_url()
+    token = os.environ.get("JUPYTERHUB_API_TOKEN")
+    if not identity or not server or not token:
+        return None
+    import requests
+
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy, no netrc: it is this machine
+        try:
+            answer = session.get(
+                f"{server}/maestro/kernels/{identity}",
+                headers={"Authorization": f"token {token}"},
+                timeout=TIMEOUT,
+                allow_redirects=False,
+            )
+            path = answer.json().get("path") if answer.status_code == 200 else None
+        except (requests.RequestException, ValueError, AttributeError):
+            return None
+    return path if isinstance(path, str) and path else None
+
+
+def _server_url() -> str | None:
+    """The notebook server as its kernels reach it, from the address that the Hub told it to listen on."""
+    parts = urlsplit(os.environ.get("JUPYTERHUB_SERVICE_URL", ""))
+    if not parts.hostname:
+        return None
+    everywhere = parts.hostname in ("0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+    host = "127.0.0.1" if everywhere else parts.netloc.rpartition(":")[0] if parts.port else parts.netloc
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def _path_at_start() -> str | None:
+    """The notebook's name when its kernel started: from Jupyter, else from VS Code."""
+    name = os.environ.get("JPY_SESSION_NAME") or _name_from_vscode()
+    if not name:
+        return None
+    folder = os.environ.get("MAESTRO_WORKSPACE_DIR", "")
+    path = Path(name)
+    return str(path.relative_to(folder)) if folder and path.is_relative_to(folder) else name
+
+
+def _name_from_vscode() -> str | None:
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    name = shell.user_ns.get("__vsc_ipynb_file__") if shell is not None else None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,136 @@
+"""The magics, as IPython shows them: ``%mlflow_log_metric?`` prints what docs/notebooks.md has."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+from IPython.display import display
+
+from .runs import Ask, NotDone, Runs
+from .values import ValueRefused, number, param_value
+
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+_KEY_AND_VALUE = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|(\S+))\s+(\S.*?)\s*""")
+_STEP = re.compile(r"(?:^|\s)--step(?:\s+|=)(\S+)\s*$")
+
+
+@magics_class
+class MlflowMagics(Magics):
+    """Runs without ``import mlflow``. What cannot be logged is one line, and the notebook goes on."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.variables: Mapping[str, Any] = shell.user_ns
+        self.runs = Runs()
+
+    @magic_arguments()
+    @argument("name", nargs="*", help="the run's name; MLflow makes one up if there is none")
+    @argument("--experiment", default="", help="the experiment, made if missing; the workspace's own if not said")
+    @argument("--nested", action="store_true", help="start it inside the active run")
+    @argument("--tags", nargs="+", default=[], metavar="KEY=VALUE", help="tags of the run")
+    @line_magic
+    def mlflow_start_run(self, line: str) -> None:
+        """Start a run. A cell that is run again goes on with the run that it started, while that is active."""
+        given = _parse(self.mlflow_start_run, line)
+        tags = [tuple(tag.split("=", 1)) for tag in given.tags]
+        for tag in tags:
+            if len(tag) != 2 or not tag[0]:
+                raise UsageError(f"--tags {tag[0]} is no KEY=VALUE.")
+        ask = Ask(" ".join(given.name), given.experiment, given.nested, tuple((key, value) for key, value in tags))
+        self._show(lambda: self.runs.start(ask))
+
+    @magic_arguments()
+    @argument("key", help="the parameter's name")
+    @argument("value", nargs="+", help="an expression of your variables, a literal, or just text")
+    @line_magic
+    def mlflow_log_param(self, line: str) -> None:
+        """Log a parameter of the active run."""
+        key, value = _key_and_value(self.mlflow_log_param, line)
+        shown = _value(lambda: param_value(value, self.variables))
+        self._show(lambda: self.runs.log_param(key, shown))
+
+    @magic_arguments()
+    @argument("key", help="the metric's name")
+    @argument("value", nargs="+", help="a number, or an expression of your variables")
+    @argument("--step", help="the step, a whole number or an expression; at the end of the line")
+    @line_magic
+    def mlflow_log_metric(self, line: str) -> None:
+        """Log a metric of the active run."""
+        found = _STEP.search(line)
+        key, value = _key_and_value(self.mlflow_log_metric, line[: found.start()] if found else line)
+        figure = _value(lambda: number(value, self.variables, "value"))
+        step = _value(lambda: number(found[1], self.variables, "step")) if found else None
+        if step is not None and not step.is_integer():
+            raise UsageError(f"The step {step:g} is no whole number.")
+        self._show(lambda: self.runs.log_metric(key, figure, None if step is None else int(step)))
+
+    @magic_arguments()
+    @line_magic
+    def mlflow_log_notebook(self, line: str) -> None:
+        """Log this notebook, as it was last saved, as an artifact of the active run."""
+        _parse(self.mlflow_log_notebook, line)
+        self._show(self.runs.log_notebook)
+
+    @magic_arguments()
+    @argument(
+        "--status", default="FINISHED", type=str.upper, choices=STATUSES, help="how it ended, FINISHED if not said"
+    )
+    @line_magic
+    def mlflow_end_run(self, line: str) -> None:
+        """End the active run."""
+        status = _parse(self.mlflow_end_run, line).status
+        self._show(lambda: self.runs.end(status))
+
+    def _show(self, act: Callable[[], Any]) -> None:
+        """Run it and show what it returns. What was not done is a line, not an error: tracking stops no notebook."""
+        try:
+            shown = act()
+        except NotDone as refusal:
+            shown = str(refusal)
+        if isinstance(shown, str):
+            print(shown)
+        elif shown is not None:
+            display(shown)
+
+
+def _parse(magic: Any, line: str) -> Any:
+    """The arguments of a magic's line, quoted as in a shell.
+
+    Raises:
+        UsageError: they are not as its help says.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"%{magic.__name__}: {error}.") from None
+    return magic.parser.parse_args(words)
+
+
+def _key_and_value(magic: Any, line: str) -> tuple[str, str]:
+    """The first word (or quoted words), and the rest as it stands: an expression has blanks and quotes of its own.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    found = _KEY_AND_VALUE.fullmatch(line)
+    if found is None:
+        raise UsageError(f"%{magic.__name__} takes a name and a value; %{magic.__name__}? shows how.")
+    return found[1] or found[2] or found[3], found[4]
+
+
+def _value(read: Callable[[], Any]) -> Any:
+    """A value of the line.
+
+    Raises:
+        UsageError: it cannot be logged.
+    """
+    try:
+        return read()
+    except ValueRefused as refusal:
+        raise UsageError(str(refusal)) from None

@@ -1,0 +1,44 @@
+"""Tags of every run and logged model: whose it is, from which notebook, workspace and launch."""
+
+from __future__ import annotations
+
+import os
+
+import mlflow
+from mlflow.entities import SourceType
+from mlflow.tracking.context.abstract_context import RunContextProvider
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
+
+from maestro_core.experiments import TAG_LAUNCH, TAG_MLFLOW_USER, TAG_NOTEBOOK, TAG_USER, TAG_WORKSPACE
+
+from .. import address, kernel
+
+#: tag -> the variable of the launch that holds its value
+FROM_LAUNCH = {
+    TAG_WORKSPACE: "MAESTRO_WORKSPACE",
+    TAG_LAUNCH: "MAESTRO_LAUNCH_ID",
+    TAG_USER: "MAESTRO_USER",
+    TAG_MLFLOW_USER: "MAESTRO_USER",
+}
+
+
+class MaestroRunContext(RunContextProvider):
+    """Entry point ``mlflow.run_context_provider``; called at every start of a run."""
+
+    def in_context(self) -> bool:
+        """In a launch, unless the run goes to somebody else's server."""
+        if not os.environ.get("MAESTRO_LAUNCH_ID"):
+            return False
+        uri = mlflow.get_tracking_uri()
+        return address.is_ours(uri) or not uri.startswith(("http:", "https:", "databricks", "uc:"))
+
+    def tags(self) -> dict[str, str]:
+        """The tags; the notebook's are missing where there is none (a terminal)."""
+        tags = {tag: value for tag, name in FROM_LAUNCH.items() if (value := os.environ.get(name))}
+        notebook = kernel.notebook_path()
+        if notebook:
+            tags[TAG_NOTEBOOK] = notebook
+            if kernel.is_kernel():  # of a program that a notebook starts, MLflow names the program
+                tags[MLFLOW_SOURCE_NAME] = notebook
+                tags[MLFLOW_SOURCE_TYPE] = SourceType.to_string(SourceType.NOTEBOOK)
+        return tags

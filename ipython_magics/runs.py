@@ -1,0 +1,193 @@
+"""What the magics do with MLflow. Everything that goes wrong becomes one sentence."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import address, kernel, links
+
+#: seconds after an answer of MLflow during which it is not asked whether it is there
+TRUSTED = 5.0
+NO_ANSWER = "MLflow does not answer (it may still be starting); nothing was logged, run the cell again in a moment."
+NO_RUN = "No run is active; start one with %mlflow_start_run."
+CHANGED = "This run has another value of that parameter, and MLflow keeps the first; start a new run to change it."
+#: characters of MLflow's own message that a sentence quotes
+MAX_QUOTE = 300
+
+
+class NotDone(Exception):
+    """Nothing was logged; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What ``%mlflow_start_run`` was asked for; the same ask again is the cell run again."""
+
+    name: str = ""
+    experiment: str = ""
+    nested: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Runs:
+    """The runs of this kernel that the magics started, and MLflow's fluent API behind them."""
+
+    started: dict[str, Ask] = field(default_factory=dict)
+    answered: float = float("-inf")
+
+    def start(self, ask: Ask) -> links.RunLine:
+        """Start a run; the run that the same ask started goes on if it is still active.
+
+        Raises:
+            NotDone: another run is active, or MLflow does not do it.
+        """
+        with self._mlflow() as mlflow:
+            active = mlflow.active_run()
+            if active is not None and self.started.get(active.info.run_id) == ask:
+                return _line(mlflow, active, "goes on")
+            if active is not None and not ask.nested:
+                raise NotDone(
+                    f"Run {active.info.run_name} is still active; end it with %mlflow_end_run, or start this one in it "
+                    "with --nested."
+                )
+            from .mlflow_plugins.experiment import experiment_id
+
+            run = mlflow.start_run(
+                run_name=ask.name or None,
+                experiment_id=experiment_id(ask.experiment) if ask.experiment else None,
+                nested=ask.nested,
+                tags=dict(ask.tags) or None,
+            )
+            self.started[run.info.run_id] = ask
+            return _line(mlflow, run, "started")
+
+    def log_param(self, key: str, value: str) -> None:
+        """Log a parameter of the active run.
+
+        Raises:
+            NotDone: no run is active, or MLflow does not do it.
+        """
+        with self._active_run() as (mlflow, _):
+            mlflow.log_param(key, value)
+
+    def log_metric(self, key: str, value: float, step: int | None) -> None:
+        """Log a metric of the active run.
+
+        Raises:
+            NotDone: no run is active, or MLflow does not do it.
+        """
+        with self._active_run() as (mlflow, _):
+            mlflow.log_metric(key, value, step=step)
+
+    def log_notebook(self) -> str:
+        """Log this notebook, as it was last saved, as an artifact of the active run.
+
+        Returns:
+            One sentence that says what was logged.
+
+        Raises:
+            NotDone: no run is active, the notebook is not known, or MLflow does not do it.
+        """
+        with self._active_run() as (mlflow, _):
+            path = kernel.notebook_path()
+            if path is None:
+                raise NotDone("This kernel belongs to no notebook that can be found; nothing was logged.")
+            file = Path(os.environ.get("MAESTRO_WORKSPACE_DIR", ""), path)
+            try:
+                saved = time.strftime("%H:%M:%S", time.localtime(file.stat().st_mtime))
+            except OSError as error:
+                raise NotDone(f"{path} cannot be read ({error.strerror}); save the notebook first.") from None
+            mlflow.log_artifact(str(file), artifact_path="notebook")
+            return f"Logged {path} as it was saved at {saved}."
+
+    def end(self, status: str) -> links.RunLine:
+        """End the active run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+
+        Raises:
+            NotDone: no run is active, or MLflow does not do it.
+        """
+        with self._active_run() as (mlflow, run), _without_mlflows_own_links():
+            mlflow.end_run(status)
+            self.started.pop(run.info.run_id, None)
+            return _line(mlflow, run, status.lower())
+
+    @contextmanager
+    def _active_run(self) -> Iterator[tuple[Any, Any]]:
+        with self._mlflow() as mlflow:
+            run = mlflow.active_run()
+            if run is None:
+                raise NotDone(NO_RUN)
+            yield mlflow, run
+
+    @contextmanager
+    def _mlflow(self) -> Iterator[Any]:
+        """mlflow, imported now; if it is there, since its own client would try for minutes."""
+        import mlflow
+        import requests
+
+        ours = address.TRACKING if address.is_ours(mlflow.get_tracking_uri()) else None
+        if ours and time.monotonic() - self.answered > TRUSTED and not _answers(ours):
+            raise NotDone(NO_ANSWER)
+        try:
+            yield mlflow
+        except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
+            self.answered = float("-inf")
+            raise NotDone(sentence(error)) from None
+        self.answered = time.monotonic()
+
+
+def sentence(error: BaseException) -> str:
+    """One sentence for what MLflow or the network said."""
+    text = " ".join(str(error).split())
+    if "Changing param values is not allowed" in text:
+        return CHANGED
+    for reason in ("Max retries exceeded", "Connection refused", "timed out", "RemoteDisconnected"):
+        if reason in text:
+            return NO_ANSWER
+    if getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED") or "error code 403" in text:
+        return f"MLflow refuses this, nothing was logged: {text[:MAX_QUOTE]}"
+    return f"MLflow did not log it: {text[:MAX_QUOTE]}"
+
+
+def _answers(ours: address.Address) -> bool:
+    """Whether MLflow is there: its health page (mlflow.server), asked for 3 seconds at most."""
+    import requests
+
+    from .mlflow_plugins.auth import HubToken
+
+    try:
+        answer = requests.get(f"{ours.url}/health", auth=HubToken(ours), timeout=(1.0, 2.0), allow_redirects=False)
+    except requests.RequestException:
+        return False
+    return answer.status_code == 200
+
+
+def _line(mlflow: Any, run: Any, what: str) -> links.RunLine:
+    ours = address.is_ours(mlflow.get_tracking_uri())
+    url = links.run_url(run.info.experiment_id, run.info.run_id) if ours else ""
+    return links.RunLine(run.info.run_name or run.info.run_id, what, url)
+
+
+@contextmanager
+def _without_mlflows_own_links() -> Iterator[None]:
+    """mlflow prints the address that the kernel uses; ours is the browser's."""
+    name = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    before = os.environ.get(name)
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

@@ -1,0 +1,87 @@
+"""Where a notebook server's things lie, read from the environment that the launch plan gave it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+#: what maestro_core.launches calls ENVIRONMENT_DIR; not imported, since pydantic costs more time than all of a start
+DEFAULT_ENVIRONMENT = "/opt/maestro/env"
+
+
+class StartError(Exception):
+    """The server cannot start here; the message is one sentence for the Hub's log and the person who reads it."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The folders of one launch.
+
+    Attributes:
+        workspace: the workspace's name, shown in the kernel's name.
+        workspace_dir: the workspace's files; read-only for a viewer.
+        environment: the virtual environment that kernels and terminals use; on local disk, made anew by each start.
+        home: the user's private folder of this workspace.
+        prefix: what the server runs from; read-only.
+    """
+
+    workspace: str
+    workspace_dir: Path
+    environment: Path
+    home: Path
+    prefix: Path
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], prefix: str = sys.prefix) -> Launch:
+        """Read the launch.
+
+        Raises:
+            StartError: a folder is missing, is no absolute path, or cannot be used.
+        """
+        workspace_dir = _folder(environ, "MAESTRO_WORKSPACE_DIR")
+        if not os.access(workspace_dir, os.R_OK | os.X_OK):
+            raise StartError(f"The workspace's folder {workspace_dir} cannot be read; tell an admin.")
+        home = _folder(environ, "HOME")
+        if not os.access(home, os.W_OK | os.X_OK):
+            raise StartError(f"The home folder {home} cannot be written; tell an admin.")
+        environment = Path(environ.get("MAESTRO_ENV") or DEFAULT_ENVIRONMENT)
+        taken = environment in (Path("/"), home) or environment.is_relative_to(workspace_dir)
+        if taken or not environment.is_absolute():
+            raise StartError(f"MAESTRO_ENV={environment} cannot hold the kernels' packages; name a folder of its own.")
+        return cls(
+            workspace=environ.get("MAESTRO_WORKSPACE", ""),
+            workspace_dir=workspace_dir,
+            environment=environment,
+            home=home,
+            prefix=Path(prefix),
+        )
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of kernels."""
+        return self.environment / "bin" / "python"
+
+    @property
+    def jupyter_data(self) -> Path:
+        """Where the server finds the kernel of this launch."""
+        return self.environment / "share" / "jupyter"
+
+    @property
+    def private(self) -> Path:
+        """What the server writes and no later launch may read: configuration folder, connection files."""
+        return self.environment / "var" / "jupyter"
+
+    @property
+    def terminal(self) -> Path:
+        """The program that a terminal runs."""
+        return self.environment / "bin" / "maestro-terminal"
+
+
+def _folder(environ: Mapping[str, str], name: str) -> Path:
+    folder = Path(environ.get(name, ""))
+    if not folder.is_absolute() or not folder.is_dir():
+        raise StartError(f"{name}={folder} is no folder; the launch has to name one that exists.")
+    return folder

@@ -1,0 +1,113 @@
+"""Prepare a notebook server and become it: ``maestro-singleuser``, or ``python -P -m server_extension.start``.
+
+It runs in the sandbox or pod, where the spawner would run ``jupyterhub-singleuser``, and takes the same arguments. The
+server itself imports nothing that an editor of the workspace could have written: it runs from the read-only prefix,
+with ``-P`` and in ``/``, its configuration comes from the prefix and from /etc, and what it writes lies in the user's
+private home or in the launch's own environment. Kernels and terminals run in that environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .environment import kernel_variables, make_environment, write_terminal
+from .kernelspec import write_kernelspec
+from .launch import Launch, StartError
+
+#: files that people make are the workspace group's, nobody else's
+UMASK = 0o007
+
+
+def main() -> None:
+    """Prepare, then replace this process by the server.
+
+    Raises:
+        SystemExit: with one sentence, if it cannot start here.
+    """
+    os.umask(UMASK)
+    environ = dict(os.environ)
+    try:
+        launch = Launch.from_environ(environ)
+        prepare(launch, environ)
+    except StartError as error:
+        sys.exit(f"maestro-singleuser: {error}")
+    environ |= server_variables(launch, environ)
+    command = server_command(launch, sys.argv[1:])
+    os.chdir("/")
+    os.execve(command[0], command, environ)  # noqa: S606 - it replaces this process, there is no shell
+
+
+def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
+    """Make everything that the server expects to find.
+
+    Raises:
+        StartError: something cannot be made.
+    """
+    make_environment(launch)
+    variables = kernel_variables(launch, environ)
+    try:
+        write_kernelspec(launch, variables)
+        write_terminal(launch, variables, environ)
+        for name, folder in server_variables(launch, environ).items():
+            if name in FOLDERS:
+                Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartError(f"{error.filename} cannot be written: {error.strerror}.") from error
+
+
+#: variables of the server that name folders of its own, and where they are
+FOLDERS = {
+    # Written by the server's own JupyterLab, private to user and workspace, kept from launch to launch.
+    "XDG_CONFIG_HOME": "{home}/.config",
+    "XDG_CACHE_HOME": "{home}/.cache",
+    "XDG_DATA_HOME": "{home}/.local/share",
+    "XDG_STATE_HOME": "{home}/.local/state",
+    "JUPYTER_DATA_DIR": "{home}/.local/share/jupyter",
+    "JUPYTERLAB_SETTINGS_DIR": "{home}/.jupyter/lab/user-settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "{home}/.jupyter/lab/workspaces",
+    # Empty at each start: code that ran in an earlier kernel leaves no configuration for this server.
+    "JUPYTER_CONFIG_DIR": "{private}/config",
+    "JUPYTER_RUNTIME_DIR": "{private}/runtime",
+}
+
+
+def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the server has in its environment beyond what the launch gave it."""
+    folders = {name: place.format(home=launch.home, private=launch.private) for name, place in FOLDERS.items()}
+    return folders | {
+        # Ours first, before the prefix's kernel of the same name.
+        "JUPYTER_PATH": str(launch.jupyter_data),
+        # Loads the server extension in editable installs too, which have no data files.
+        "JUPYTER_CONFIG_PATH": str(Path(__file__).resolve().parent / "etc" / "jupyter"),
+        # The address that the Hub's token may go to, under a name that no tutorial sets (ipython_magics.address).
+        "MAESTRO_TRACKING_URI": environ.get("MLFLOW_TRACKING_URI", ""),
+    }
+
+
+def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
+    """The command line of the server.
+
+    Args:
+        arguments: the spawner's own, which come last and so win.
+    """
+    return [
+        sys.executable,
+        *("-P", "-s", "-m", "jupyterhub.singleuser"),
+        f"--ServerApp.root_dir={launch.workspace_dir}",
+        f"--ServerApp.terminado_settings=shell_command={launch.terminal}",
+        # Whoever loses access to the server loses it within seconds, not within the Hub's usual five minutes.
+        "--HubOAuth.cache_max_age=3",
+        "--KernelSpecManager.ensure_native_kernel=False",
+        # The prefix is read-only, and the server has no business with other addresses.
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        *arguments,
+    ]
+
+
+if __name__ == "__main__":
+    main()
