@@ -14,7 +14,7 @@ from .desk import Desk
 from .links import Links
 from .views import PolicyStatus, moment
 
-__all__ = ["Desk", "Links", "PolicyStatus", "Site", "moment", "page_routes", "unknown_page_route"]
+__all__ = ["Desk", "Links", "PolicyStatus", "Site", "moment", "page_routes"]
 
 _NAME = "([^/]{1,200})"
 _PAGES = (
@@ -32,19 +32,16 @@ _PAGES = (
 
 
 def page_routes(site: Site) -> list[tuple[str, type, dict[str, Any]]]:
-    """Tornado's rules of all pages below the service's prefix, the sign-in's callback and the static files included.
+    """Tornado's rules of everything below the service's prefix: pages, the sign-in's callback, static files.
 
-    The application needs ``cookie_secret``, and must leave ``xsrf_cookies`` off: ``HubOAuth`` checks XSRF itself.
+    They come after the API's rules: the last one answers every other address with a page that says so. The
+    application needs ``cookie_secret``, and leaves ``xsrf_cookies`` off: ``HubOAuth`` checks XSRF itself.
     """
     arguments = {"site": site, "jinja": environment(site.templates)}
-    below = site.links.prefix_path
+    prefix = site.links.prefix
     return [
-        (f"{below}oauth_callback", SignInCallback, arguments),
-        (f"{below}static/(.*)", PageFiles, {"path": str(site.templates / "static")}),
-        *((below + path, handler, arguments) for path, handler in _PAGES),
+        (f"{prefix}oauth_callback", SignInCallback, arguments),
+        (f"{prefix}static/(.*)", PageFiles, {"path": str(site.templates / "static")}),
+        *((prefix + path, handler, arguments) for path, handler in _PAGES),
+        (f"{prefix}(.*)", UnknownPage, arguments),
     ]
-
-
-def unknown_page_route(site: Site) -> tuple[str, type, dict[str, Any]]:
-    """The rule that comes last: every other address below the prefix is a page that says so."""
-    return (f"{site.links.prefix_path}(.*)", UnknownPage, {"site": site, "jinja": environment(site.templates)})

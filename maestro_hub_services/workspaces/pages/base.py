@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler, HubOAuthenticated, UserNotAllowed
+from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from maestro_core.errors import MaestroError
 
+from ..identity import ADMIN, MANAGE, USE, Caller, Identity
 from .desk import Desk
 from .links import Links
 from .views import Person
 
 log = logging.getLogger("maestro.pages")
 
-USE, MANAGE, ADMIN = "custom:maestro:use", "custom:maestro:manage", "custom:maestro:admin"
 FLASH_COOKIE = "maestro-flash"
 FLASH_SECONDS = 60
+FLASH_LENGTH = 400  # a cookie holds 4096 bytes
 NO_SESSION = (
     "This form does not belong to your present sign-in, or you were signed out meanwhile; "
     "go back, reload the page and send it again."
@@ -39,16 +40,16 @@ class Site:
 
     Attributes:
         templates: the folder ``templates/pages``.
-        hub_auth: the service's identity for sign-in; its ``cache_max_age`` is at most 5 s.
+        identity: asks the Hub who somebody is.
         links: prefixes of this installation.
-        desk_for: the domain for one Hub user model, as ``hub_auth`` returns it.
+        desk_for: the domain for one signed-in person.
         accounts: whether the Hub has the accounts page of Maestro's authenticator.
     """
 
     templates: Path
-    hub_auth: HubOAuth
+    identity: Identity
     links: Links
-    desk_for: Callable[[dict[str, Any]], Awaitable[Desk]]
+    desk_for: Callable[[Caller], Desk]
     accounts: bool = False
 
 
@@ -64,7 +65,7 @@ def environment(templates: Path) -> Environment:
 
 
 def security_headers(links: Links) -> dict[str, str]:
-    """Headers of every page: nothing inline, nothing from elsewhere than us and the Hub, no frames, no types guessed."""
+    """Headers of every page: nothing inline, nothing from elsewhere than us and the Hub, no frames."""
     host = urlsplit(links.base)
     sources = "'self'" + (f" {host.scheme}://{host.netloc}" if host.netloc else "")
     policy = {
@@ -112,7 +113,7 @@ class Page(HubOAuthenticated, RequestHandler):
         """Called by tornado with the route's arguments."""
         self.site = site
         self.jinja = jinja
-        self.hub_auth = site.hub_auth
+        self.hub_auth = site.identity.auth
 
     def set_default_headers(self) -> None:
         """Also called by tornado before an error is written."""
@@ -127,31 +128,17 @@ class Page(HubOAuthenticated, RequestHandler):
     async def prepare(self) -> None:
         """Find out who it is without blocking the loop, or send them to the Hub's sign-in."""
         self._more_headers()
-        model = await self._identify()
-        if model is None:
+        self.current_user = None  # so that nothing asks the Hub again, in a way that blocks
+        caller = await self.site.identity.by_cookie(self)
+        if getattr(self, "_token_authenticated", False):
+            raise PageError(403, "Pages are for people in a browser; a token speaks to the API.")
+        if caller is None:
             self._ask_for_sign_in()
             return
-        scopes = set(model.get("scopes", ()))
-        self.person = Person(model["name"], ADMIN in scopes)
-        self._check_scopes(scopes)
-        self.desk = await self.site.desk_for(model)
-
-    async def _identify(self) -> dict[str, Any] | None:
-        self.current_user = None  # so that nothing asks the Hub again, in a way that blocks
-        if self.request.headers.get("Authorization"):
-            raise PageError(403, "Pages are for people in a browser; a token speaks to the API.")
-        try:
-            model = await self.hub_auth.get_user(self, sync=False)
-        except HTTPError as error:
-            log.warning("the Hub could not say who it is: %s", error)
-            raise PageError(503, "The Hub does not answer; try again in a moment.") from None
-        if model is None or model.get("kind") != "user":
-            return None
-        try:
-            self.current_user = self.check_hub_user(model)
-        except UserNotAllowed:
-            raise PageError(403, "Your account may not open the workspaces; ask an admin of the Hub.") from None
-        return model
+        self.current_user = caller
+        self.person = Person(caller.person.name, caller.admin)
+        self._check_scopes(caller.scopes)
+        self.desk = self.site.desk_for(caller)
 
     def get_current_user(self) -> None:
         """Never asked: ``prepare`` has set it. The Hub's own answer blocks the loop."""
@@ -167,12 +154,19 @@ class Page(HubOAuthenticated, RequestHandler):
         else:
             raise PageError(403, NO_SESSION)
 
-    def _check_scopes(self, scopes: set[str]) -> None:
+    def _check_scopes(self, scopes: frozenset[str]) -> None:
         if self.scope == ADMIN and self.scope not in scopes:
             raise PageError(403, "This page is for admins of Maestro; ask one for what you need.")
         needed = {self.scope} if self.request.method in ("GET", "HEAD") else {self.scope, MANAGE}
         if not needed <= scopes:
             raise PageError(403, "Your session may not do this; log out, sign in again, or ask an admin of the Hub.")
+
+    @property
+    def me(self) -> Person:
+        """The signed-in person; ``prepare`` has answered everybody else."""
+        if self.person is None:
+            raise PageError(403, NO_SESSION)
+        return self.person
 
     @property
     def links(self) -> Links:
@@ -215,11 +209,17 @@ class Page(HubOAuthenticated, RequestHandler):
 
     def say(self, sentence: str, to: str, good: bool = True) -> None:
         """Go on to another page (so that a reload repeats nothing) and show the sentence there."""
-        value = json.dumps({"sentence": sentence, "good": good})
+        value = json.dumps({"sentence": sentence[:FLASH_LENGTH], "good": good}, ensure_ascii=False)
         secure = self.request.protocol == "https"
         self.set_signed_cookie(
-            FLASH_COOKIE, value, expires_days=None, max_age=FLASH_SECONDS, path=self.links.prefix_path, httponly=True,
-            secure=secure, samesite="Lax",
+            FLASH_COOKIE,
+            value,
+            expires_days=None,
+            max_age=FLASH_SECONDS,
+            path=self.links.prefix,
+            httponly=True,
+            secure=secure,
+            samesite="Lax",
         )
         self.redirect(to, status=303)
 
@@ -229,13 +229,13 @@ class Page(HubOAuthenticated, RequestHandler):
         value = self.get_signed_cookie(FLASH_COOKIE, max_age_days=1)
         if value is None:
             return None
-        self.clear_cookie(FLASH_COOKIE, path=self.links.prefix_path)
+        self.clear_cookie(FLASH_COOKIE, path=self.links.prefix)
         found = json.loads(value)
         return {"sentence": str(found["sentence"]), "good": bool(found["good"])}
 
     def field(self, name: str) -> str:
         """A form field as text, stripped; empty when it is missing."""
-        return str(self.get_body_argument(name, "")).strip()
+        return str(self.get_body_argument(name, "")).strip().replace("\r\n", "\n")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """One sentence on a page of its own, whatever happened; details go to the log only."""
@@ -278,13 +278,10 @@ class UnknownPage(Page):
 
     async def get(self, *_: str) -> None:
         """404."""
-        self._unknown()
+        raise HTTPError(404)
 
     async def post(self, *_: str) -> None:
         """404."""
-        self._unknown()
-
-    def _unknown(self) -> NoReturn:
         raise HTTPError(404)
 
 
@@ -295,7 +292,7 @@ class SignInCallback(HubOAuthCallbackHandler):
         """Called by tornado with the route's arguments."""
         self.site = site
         self.jinja = jinja
-        self.hub_auth = site.hub_auth
+        self.hub_auth = site.identity.auth
 
     def get_current_user(self) -> None:
         """Nobody yet; the Hub's own answer blocks the loop."""
@@ -307,8 +304,13 @@ class SignInCallback(HubOAuthCallbackHandler):
             self.set_header(name, value)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         text = self.jinja.get_template("service/error.html").render(
-            links=self.site.links, person=None, nav={}, xsrf="", flash=None, title="Signing in failed",
-            sentence="The sign-in took too long or was begun in another window; open the workspaces again to repeat it.",
+            links=self.site.links,
+            person=None,
+            nav={},
+            xsrf="",
+            flash=None,
+            title="Signing in failed",
+            sentence="The sign-in took too long or was begun in another window; open the workspaces again.",
         )
         self.finish(text)
 

@@ -11,15 +11,11 @@ from maestro_core.names import NAME_RULE
 from maestro_core.roles import Role
 from maestro_core.workspaces import MAX_DESCRIPTION, MemberSpec, WorkspaceChange, WorkspaceSpec
 
+from ..identity import ADMIN
 from . import views
-from .base import ADMIN, Page, Person
+from .base import Page
 
 ROLES = [role.value for role in Role]
-
-
-def _person(page: Page) -> Person:
-    assert page.person is not None  # prepare() answers everybody else
-    return page.person
 
 
 class CardsPage(Page):
@@ -37,7 +33,7 @@ class CardsPage(Page):
     async def card_values(self) -> dict[str, Any]:
         """What ``cards.html`` shows."""
         workspaces, launches = await asyncio.gather(self.desk.workspaces(), self.desk.launches())
-        cards = views.cards(workspaces, launches, _person(self), self.links)
+        cards = views.cards(workspaces, launches, self.me, self.links)
         return {"cards": cards, "digest": views.digest(cards), "every": views.refresh_seconds(cards)}
 
 
@@ -91,7 +87,7 @@ class WorkspacePage(Page):
         self.show(
             "workspace",
             status,
-            page=views.workspace_page(view, launches, members, limits, _person(self), self.links),
+            page=views.workspace_page(view, launches, members, limits, self.me, self.links),
             drafts=shown,
             roles=ROLES,
             max_description=MAX_DESCRIPTION,
@@ -139,7 +135,7 @@ class RemoveMemberForm(WorkspacePage):
             draft = {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": error.message}
             await self.workspace(name, error.status, member=draft)
             return
-        gone = member == _person(self).name and not _person(self).admin
+        gone = member == self.me.name and not self.me.admin
         self.say(f"{member} is no longer a member of {name}.", self.links.home if gone else self.links.workspace(name))
 
 
@@ -170,7 +166,7 @@ class StopForm(Page):
 
     def _back(self, page: str) -> str:
         """The page by its name; never an address from the form, which would lead anywhere."""
-        if page == "admin" and _person(self).admin:
+        if page == "admin" and self.me.admin:
             return self.links.admin
         return self.links.home if page in ("", "cards") else self.links.workspace(page)
 
