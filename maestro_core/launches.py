@@ -19,6 +19,7 @@ from .workspaces import ServersShown, UserRef
 
 #: where things lie inside a sandbox or pod
 WORKSPACE_DIR = "/workspace"
+HOME_DIR = "/home/jovyan"
 DATASETS_DIR = "/datasets"
 CLIENT_CONFIG_DIR = "/etc/maestro"
 ENVIRONMENT_DIR = "/opt/maestro/env"
@@ -83,8 +84,8 @@ class SpawnAsk(BaseModel):
         return None if value in (None, "") else check_experiment(value)
 
     def as_user_options(self) -> dict[str, Any]:
-        """The JSON that is handed to the Hub: only what was asked for."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The JSON that is handed to the Hub: only what was asked for, so that a profile fills in the rest."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_unset=True)
 
 
 def parse_ask(options: object) -> SpawnAsk:
@@ -291,7 +292,8 @@ class LaunchRequest(BaseModel):
         Raises:
             MaestroError: as :func:`parse_ask`.
         """
-        return parse_ask(self.model_dump(exclude={"server_name", "user"}, exclude_none=True))
+        asked = self.model_dump(exclude={"server_name", "user"}, exclude_none=True, exclude_unset=True)
+        return parse_ask({"workspace": self.workspace} | asked)
 
 
 class LaunchView(BaseModel):

@@ -1,7 +1,7 @@
 """Profiles: named bundles of resources, image and node placement, open to some groups.
 
-A profile's amounts are both its default and its ceiling: who names a profile gets its amounts; who names amounts
-gets them in the first open profile, in file order, that covers them.
+A profile's amounts are both its default and its ceiling: who names a profile gets its amounts, but for those that
+they name too; who names amounts alone gets them in the first open profile, in file order, that covers them.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def _named(
         )
     if asked is None:
         return profile, profile.resources
+    asked = Resources(**(profile.resources.model_dump() | asked.model_dump(exclude_unset=True)))
     lacking = profile.shortfall(asked)
     if lacking is not None:
         raise MaestroError(
