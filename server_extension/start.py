@@ -70,13 +70,15 @@ FOLDERS = {
     "JUPYTERLAB_WORKSPACES_DIR": "{home}/.jupyter/lab/workspaces",
     # Empty at each start: code that ran in an earlier kernel leaves no configuration for this server.
     "JUPYTER_CONFIG_DIR": "{private}/config",
-    "JUPYTER_RUNTIME_DIR": "{private}/runtime",
+    "JUPYTER_RUNTIME_DIR": "{private}/runtime",  # unless the spawner knows a better place
 }
 
 
 def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
     """What the server has in its environment beyond what the launch gave it."""
     folders = {name: place.format(home=launch.home, private=launch.private) for name, place in FOLDERS.items()}
+    if given := environ.get("JUPYTER_RUNTIME_DIR"):
+        folders["JUPYTER_RUNTIME_DIR"] = given
     return folders | {
         # Ours first, before the prefix's kernel of the same name.
         "JUPYTER_PATH": str(launch.jupyter_data),
@@ -101,6 +103,9 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         # Whoever loses access to the server loses it within seconds, not within the Hub's usual five minutes.
         "--HubOAuth.cache_max_age=3",
         "--KernelSpecManager.ensure_native_kernel=False",
+        # On one machine all servers share the loopback interface, and a kernel's output is sent to whoever connects.
+        "--KernelManager.transport_encryption=auto",
+        *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),  # the spawner decides who runs it
         # The prefix is read-only, and the server has no business with other addresses.
         "--LabApp.extension_manager=readonly",
         "--LabApp.news_url=None",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from maestro_core.names import slug
 
+MAX_NAME = 30  # of a template, as of all names (maestro_core.names)
 #: of an image or an installed project; a checkout's own folder comes first
 INSTALLED = Path("share", "maestro", "templates", "notebooks")
 
@@ -30,7 +31,7 @@ def find_template(name: str, places: Iterable[Path] | None = None) -> Path | Non
         The notebook, or None if there is none of that name.
     """
     files = (file for place in places or folders() for file in sorted(place.glob("*.ipynb")))
-    return next((file for file in files if slug(file.stem) == name), None)
+    return next((file for file in files if slug(file.stem, MAX_NAME) == name), None)
 
 
 def place_template(template: Path, workspace: Path) -> bool:
