@@ -1,0 +1,92 @@
+"""Writes the pages of docs/ that are made from the code: ``python docs/generate.py [--check]``.
+
+``PAGES`` is the table: a page's file and the function that writes its text. ``tests/unit/test_docs.py`` fails when a
+committed page and the code disagree.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+from maestro_core.errors import ERRORS  # noqa: E402
+from maestro_core.events import EVENTS  # noqa: E402
+from notebooks.cli import main as cli  # noqa: E402
+
+NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->\n"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + "---|" * len(list(head)))
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cli_page() -> str:
+    """docs/cli.md: each command's own help."""
+    parts = [NOTE, "# The `maestro` command\n"]
+    parts.append(
+        "`maestro` and `python -m notebooks.cli` are the same. Every refusal is one sentence on standard error,\n"
+    )
+    parts.append("with the exit code of its row in [Errors](errors.md).\n")
+    for names, command in _commands(["maestro"], cli):
+        context = click.Context(command, info_name=" ".join(names), max_content_width=100, terminal_width=100)
+        parts.append(f"\n## {' '.join(names)}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "".join(parts)
+
+
+def _commands(names: list[str], command: click.Command) -> Iterable[tuple[list[str], click.Command]]:
+    yield names, command
+    if isinstance(command, click.Group):
+        for name, child in sorted(command.commands.items()):
+            yield from _commands([*names, name], child)
+
+
+def errors_page() -> str:
+    """docs/errors.md: the codes of refusals, and the events."""
+    rows = [(f"`{code}`", str(kind.status), str(kind.exit_code), kind.meaning) for code, kind in ERRORS.items()]
+    events = [
+        (f"`{name}`", kind.meaning, ", ".join(f"`{field}`" for field in kind.fields)) for name, kind in EVENTS.items()
+    ]
+    return (
+        f"{NOTE}# Errors and events\n\n"
+        'The API answers every refusal with `{"error": {"code", "message", "details"}}`. The message is one sentence for a\n'
+        "person; the code is for a program.\n\n"
+        + table(("code", "status", "exit code of `maestro`", "meaning"), rows)
+        + "\n## Events\n\nEvery event carries who, when and the workspace, and these fields.\n\n"
+        + table(("event", "meaning", "fields"), events)
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+}
+
+
+def main() -> int:
+    """Write the pages, or with ``--check`` say which are old (exit code 1)."""
+    old = [name for name, page in PAGES.items() if not _current(DOCS / name, page())]
+    if "--check" in sys.argv[1:]:
+        for name in old:
+            print(f"docs/{name} is old: run python docs/generate.py")
+        return 1 if old else 0
+    for name in old:
+        (DOCS / name).write_text(PAGES[name]())
+    return 0
+
+
+def _current(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
