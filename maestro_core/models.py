@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,9 +29,24 @@ def read_model(model: type[ModelT], data: object, code: str = "invalid_request",
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = where + ".".join(str(part) for part in first["loc"])
-        reason = _reason(first["type"], str(first["msg"]), model)
+        reason = _reason(first["type"], str(first["msg"]), _model_at(model, first["loc"][:-1]))
         sentence = f"{place}: {reason}." if place else f"{reason}."
         raise MaestroError(code, sentence, {"field": place, "mistakes": error.error_count()}) from None
+
+
+def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model in which a mistake lies, as far as it can be found: fields of fields, entries of lists and mappings."""
+    for part in place:
+        field = model.model_fields.get(str(part))
+        inner = _model_in(field.annotation) if field is not None else None
+        model = inner or model
+    return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for found in map(_model_in, get_args(annotation)) if found is not None), None)
 
 
 def _reason(kind: str, message: str, model: type[BaseModel]) -> str:

@@ -1,0 +1,209 @@
+"""Whose index token is this, and which policy is in force: asked at the workspaces service, kept for seconds.
+
+"At once" means within 5 s, so nothing known is used longer without asking again. While the service does not answer,
+what was known serves for 5 minutes, and what was not known is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from maestro_core.errors import MaestroError
+from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
+
+from .once import shared
+
+_log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 5.0
+GRACE_SECONDS = 300.0
+#: after a failure the service is left alone that long by those who have an older answer
+RETRY_SECONDS = 2.0
+_TIMEOUT = httpx.Timeout(5, connect=2)
+_MAX_KNOWN = 20_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Known(Generic[T]):
+    """An answer, or the refusal that was the answer, and when it was given."""
+
+    at: float
+    value: T | None = None
+    refusal: MaestroError | None = None
+
+    def get(self) -> T:
+        if self.refusal is not None or self.value is None:
+            raise self.refusal or MaestroError("internal", "The service gave no answer.")
+        return self.value
+
+
+class _Answers(Generic[T]):
+    """Answers by question, with the two ages of this module's first lines."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, _Known[T]] = OrderedDict()
+        self._running: dict[str, asyncio.Task[_Known[T]]] = {}
+        self._leave_alone_until = 0.0
+
+    def last(self, key: str) -> T | None:
+        """The last answer, however old."""
+        known = self._known.get(key)
+        return known.value if known else None
+
+    async def get(self, key: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to ``ask``, of the last 5 s, or asked for now.
+
+        Raises:
+            MaestroError: the service's refusal; ``service_unavailable`` if it is away and nothing young is known.
+        """
+        now = self._clock()
+        known = self._known.get(key)
+        if known is not None and now - known.at < FRESH_SECONDS:
+            return known.get()
+        if known is not None and known.value is not None and now < self._leave_alone_until:
+            return self._old_answer(known, now)
+        try:
+            return (await shared(self._running, key, lambda: self._ask(key, ask))).get()
+        except MaestroError as error:
+            if error.code != "service_unavailable" or known is None or known.value is None:
+                raise
+            return self._old_answer(known, self._clock())
+
+    def _old_answer(self, known: _Known[T], now: float) -> T:
+        if now - known.at > GRACE_SECONDS:
+            raise _away()
+        return known.get()
+
+    async def _ask(self, key: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> _Known[T]:
+        began = self._clock()  # the answer is as old as the question
+        try:
+            known = _Known(began, value=await ask())
+        except MaestroError as error:
+            if error.code == "service_unavailable":
+                self._leave_alone_until = self._clock() + RETRY_SECONDS
+                raise
+            known = _Known(began, refusal=error)
+        self._known.pop(key, None)
+        self._known[key] = known
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return known
+
+
+class Authority:
+    """The workspaces service as the index sees it.
+
+    Args:
+        url: its API (``.../api/v1/jupyter``).
+        token: this service's own Hub token, with the scope ``custom:maestro:policy``.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, url: str, token: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"token {token}"}, timeout=_TIMEOUT, follow_redirects=False, trust_env=False
+        )
+        self._owners: _Answers[TokenOwner] = _Answers(clock)
+        self._policies: _Answers[CompiledPolicy] = _Answers(clock)
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._client.aclose()
+
+    async def owner(self, token: str) -> TokenOwner:
+        """The launch that holds an index token.
+
+        Raises:
+            MaestroError: ``forbidden`` for a token that no running launch holds; ``service_unavailable``.
+        """
+        key = hashlib.sha256(token.encode()).hexdigest()  # no secret lies about in memory
+        return await self._owners.get(key, lambda: self._ask_owner(token))
+
+    async def policy(self, workspace: str) -> CompiledPolicy:
+        """The policy in force for a workspace.
+
+        Raises:
+            MaestroError: ``service_unavailable``; ``unknown_workspace``.
+        """
+        return await self._policies.get(workspace, lambda: self._ask_policy(workspace))
+
+    async def _ask_owner(self, token: str) -> TokenOwner:
+        try:
+            question = TokenQuestion(token=token)
+        except ValidationError:
+            raise _dead_token() from None
+        response = await self._send("POST", "/policy/tokens", json=question.model_dump())
+        if response.status_code == 404:
+            raise _dead_token()
+        return _read(TokenOwner, response)
+
+    async def _ask_policy(self, workspace: str) -> CompiledPolicy:
+        last = self._policies.last(workspace)
+        headers = {"If-None-Match": f'"{last.revision}"'} if last is not None else {}
+        response = await self._send("GET", "/policy/packages", params={"workspace": workspace}, headers=headers)
+        if response.status_code == 304 and last is not None:
+            return last
+        policy = _read(CompiledPolicy, response)
+        # The same revision is the same policy: keeping the object keeps what was computed on it.
+        return last if last is not None and last == policy else policy
+
+    async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            response = await self._client.request(method, self._url + path, **more)
+        except httpx.HTTPError as error:
+            _log.warning("The workspaces service does not answer: %s", type(error).__name__)
+            raise _away() from None
+        if response.status_code >= 500 or response.status_code in (401, 403):
+            # 401 and 403 are about this service's own token: a fault of the set-up, not of the person who installs.
+            _log.error("The workspaces service answered %s to %s %s", response.status_code, method, path)
+            raise _away()
+        return response
+
+
+def _read(model: type[T], response: httpx.Response) -> T:
+    if response.status_code == 404:
+        raise MaestroError.from_json(_json(response), "unknown_workspace")
+    try:
+        if response.status_code != 200:
+            raise ValueError
+        return model.model_validate_json(response.content)  # type: ignore[attr-defined]
+    except ValueError:
+        _log.error("The workspaces service gave an answer (%s) that cannot be read", response.status_code)
+        raise _away() from None
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _dead_token() -> MaestroError:
+    return MaestroError(
+        "forbidden",
+        "The package index does not know this password: it belongs to a notebook server that has ended. "
+        "Install from a running notebook server.",
+    )
+
+
+def _away() -> MaestroError:
+    return MaestroError(
+        "service_unavailable",
+        "The package policy cannot be asked for just now, so nothing is installed; try again in a minute, "
+        "or tell an admin.",
+    )

@@ -1,0 +1,358 @@
+"""The service's answers: pages, files, denials. Every request is authorised again, by token, project and version."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import logging
+import re
+import time
+from typing import Any
+
+from tornado import httputil, iostream, web
+from tornado.http1connection import HTTP1Connection
+
+from maestro_core.errors import MaestroError
+from maestro_core.packages import Action, CompiledPolicy, TokenOwner, Verdict, normal_name
+
+from .downloads import Delivery, Wanted, parse_range
+from .index import Index
+from .negotiation import CONTENT_TYPES, Form, choose_form, takes_gzip
+from .pages import File, Page
+from .views import Body, verdict_on
+
+_log = logging.getLogger(__name__)
+
+COMPANIONS = (".metadata", ".provenance", ".asc")
+_REASON_LIMIT = 400
+#: files without a hash are fetched again after that many seconds: nothing tells whether they are still the same
+_UNHASHED_SECONDS = 3600
+
+_NOT_FROM_A_SERVER = (
+    "The package index is for running notebook servers: it needs their password, which pip and uv find in the server's "
+    "own configuration. Install from a notebook or terminal of a running server, without --isolated."
+)
+_TITLES = {
+    Action.BLOCK: "Blocked by the package policy",
+    Action.ASK: "Held back by the package policy",
+}
+
+
+def reason_phrase(sentence: str) -> str:
+    """A sentence as the reason phrase of HTTP/1.1: pip shows that, and nothing else, of a refusal.
+
+    ASCII without ``<``, which tornado takes for an attack and replaces the whole by "Unknown".
+    """
+    text = sentence.replace("<=", " up to ").replace("<", " below ")
+    text = "".join(sign if " " <= sign <= "~" else "?" for sign in " ".join(text.split()))
+    return text[:_REASON_LIMIT].strip() or "Refused"
+
+
+class IndexHandler(web.RequestHandler):
+    """What all answers share: who asks, how a refusal looks, headers that keep browsers out."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD")
+
+    def initialize(self, index: Index) -> None:
+        """Called by tornado with the route's arguments."""
+        self.index = index
+
+    def set_default_headers(self) -> None:
+        """Nothing that comes from upstream may act as a page of the Hub, whose origin this may be."""
+        self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-cache")  # kept copies are asked about again: the policy may have changed
+        self.clear_header("Server")
+
+    async def caller(self) -> TokenOwner:
+        """The launch that asks.
+
+        The answer to a missing or dead password is 403 and never 401: pip would prompt for a user name.
+
+        Raises:
+            MaestroError: ``forbidden``; ``service_unavailable``.
+        """
+        token = _password(self.request.headers.get("Authorization", ""))
+        if not token:
+            raise MaestroError("forbidden", _NOT_FROM_A_SERVER)
+        return await self.index.authority.owner(token)
+
+    async def admitted(self) -> tuple[TokenOwner, CompiledPolicy]:
+        """The launch that asks and the policy of its workspace.
+
+        Raises:
+            MaestroError: as :meth:`caller`.
+        """
+        owner = await self.caller()
+        return owner, await self.index.authority.policy(owner.workspace)
+
+    def refuse(self, status: int, title: str, sentence: str, **more: Any) -> None:
+        """End with a refusal: reason phrase for pip, problem+json (RFC 9457) for uv."""
+        self.clear()
+        self.set_status(status, reason_phrase(sentence))
+        self.set_header("Content-Type", "application/problem+json")
+        problem = {"type": "about:blank", "title": title, "status": status, "detail": sentence, **more}
+        self.finish(json.dumps(problem))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Errors raised by a handler, as problem+json and without a traceback."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, MaestroError):
+            self.refuse(error.status, "The package index refused", error.message, code=error.code)
+        elif isinstance(error, web.HTTPError):
+            sentence = error.reason or httputil.responses.get(status_code, "Unknown")
+            self.refuse(status_code, sentence, sentence)
+        else:
+            self.refuse(500, "A mistake of the package index", "The package index made a mistake; tell an admin.")
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """A refusal is no error of ours."""
+        if not isinstance(value, MaestroError | iostream.StreamClosedError):
+            super().log_exception(typ, value, tb)
+
+    def project(self, name: str) -> str:
+        """The normal name.
+
+        Raises:
+            tornado.web.HTTPError: 404 for what names no package, such as look-alike letters.
+        """
+        try:
+            return normal_name(name)
+        except ValueError as error:
+            raise web.HTTPError(404, reason=reason_phrase(f"{error}.")) from None
+
+    async def listed(self, policy: CompiledPolicy, project: str) -> tuple[Page, str]:
+        """The project's page and its stamp.
+
+        Raises:
+            tornado.web.HTTPError: 404 where upstream has none.
+        """
+        shelf = await self.index.shelf(policy)
+        listing = await shelf.library.listing(project)
+        if listing is None:
+            raise web.HTTPError(404, reason=f"There is no package {project} at the index behind this one.")
+        return listing.page, listing.stamp
+
+    def form(self) -> Form:
+        """The form that the client wants.
+
+        Raises:
+            tornado.web.HTTPError: 406.
+        """
+        self.set_header("Vary", "Accept, Accept-Encoding")
+        form = choose_form(self.request.headers.get("Accept", ""))
+        if form is None:
+            raise web.HTTPError(406, reason=f"This index answers in {', '.join(CONTENT_TYPES.values())}.")
+        return form
+
+    def send_body(self, body: Body, form: Form) -> None:
+        """A rendered page, compressed where the client takes it, or 304."""
+        self.set_header("ETag", body.etag)
+        self.set_header("Content-Type", CONTENT_TYPES[form] + ("; charset=utf-8" if form == "text" else ""))
+        if self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+            return
+        if takes_gzip(self.request.headers.get("Accept-Encoding", "")):
+            self.set_header("Content-Encoding", "gzip")
+            self.finish(body.zipped)
+        else:
+            self.finish(body.plain)
+
+    def compute_etag(self) -> None:
+        """ETags are set by hand; tornado would hash every body."""
+        return None
+
+
+class RootHandler(IndexHandler):
+    """``/``: what this is, for somebody who opens it in a browser."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("Maestro's package index. pip and uv of a notebook server use it by themselves, below simple/.\n")
+
+    head = get
+
+
+class HealthHandler(IndexHandler):
+    """``/health``: for the Hub and for probes."""
+
+    async def get(self) -> None:
+        self.finish({"status": "ok"})
+
+    head = get
+
+
+class NamesHandler(IndexHandler):
+    """``/simple/``: every project."""
+
+    async def get(self) -> None:
+        _, policy = await self.admitted()
+        form = self.form()
+        shelf = await self.index.shelf(policy)
+        self.send_body(await self.index.names_body(await shelf.library.names(), form), form)
+
+    head = get
+
+
+class ProjectHandler(IndexHandler):
+    """``/simple/<project>/``: the real files, those that the policy refuses included."""
+
+    async def get(self, name: str) -> None:
+        _, policy = await self.admitted()
+        form = self.form()
+        page, stamp = await self.listed(policy, self.project(name))
+        self.send_body(await self.index.page_body(page, stamp, policy, form), form)
+
+    head = get
+
+
+class FileHandler(IndexHandler):
+    """``/files/<project>/<key>/<file>``: a file, or its ``.metadata`` and the like."""
+
+    async def get(self, name: str, segment: str, filename: str) -> None:
+        owner, policy = await self.admitted()
+        page, _ = await self.listed(policy, self.project(name))
+        file, suffix = _find(page, filename)
+        if file is None:
+            raise web.HTTPError(404, reason=f"The project {page.name} has no file of that name.")
+        verdict = verdict_on(policy, page.name, file)
+        if not verdict.allowed:
+            self._deny(owner, policy, page, file, verdict)
+            return
+        if segment != file.key and not segment.startswith("refused-"):
+            raise web.HTTPError(404, reason=f"The file {file.filename[:100]} has changed upstream; ask again.")
+        wanted = _wanted(file, suffix)
+        if wanted is None:
+            raise web.HTTPError(404, reason=f"Upstream has no {suffix} of that file.")
+        await self._send(policy, wanted)
+
+    head = get
+
+    def _deny(self, owner: TokenOwner, policy: CompiledPolicy, page: Page, file: File, verdict: Verdict) -> None:
+        self.index.denials.record(owner.launch_id, policy, page.name, file.version, file.filename, verdict)
+        _log.info("Refused %s to launch %s by policy %s", file.filename, owner.launch_id, policy.revision)
+        self.refuse(
+            403,
+            _TITLES[verdict.action],
+            verdict.reason,
+            code="package_blocked",
+            package=page.name,
+            version=file.version,
+            action=verdict.action.value,
+            rule=verdict.rule,
+            level=verdict.level,
+        )
+
+    async def _send(self, policy: CompiledPolicy, wanted: Wanted) -> None:
+        etag = f'"{wanted.name[:32]}"'
+        self.set_header("ETag", etag)
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Content-Type", "application/octet-stream")
+        if self.check_etag_header():
+            self.set_status(304)
+            return
+        if self.request.method == "HEAD" and wanted.size is not None:
+            self.set_header("Content-Length", str(wanted.size))
+            return
+        shelf = await self.index.shelf(policy)
+        async with shelf.downloads.open(wanted, shelf.library.may_visit) as delivery:
+            await delivery.start()
+            await self._stream(delivery, etag)
+
+    async def _stream(self, delivery: Delivery, etag: str) -> None:
+        start, end = 0, delivery.size
+        asked = self.request.headers.get("Range", "")
+        if asked and self.request.headers.get("If-Range", etag) == etag:
+            size = delivery.size if delivery.size is not None else await delivery.finish()
+            try:
+                part = parse_range(asked, size)
+            except ValueError:
+                self.set_header("Content-Range", f"bytes */{size}")
+                raise web.HTTPError(416, reason="That range lies outside the file") from None
+            if part is not None:
+                start, end = part
+                self.set_status(206)
+                self.set_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        if end is not None:
+            self.set_header("Content-Length", str(end - start))
+        if self.request.method == "HEAD":
+            return
+        try:
+            async for part_ in delivery.read(start, end):
+                self.write(part_)
+                await self.flush()
+        except MaestroError:
+            if not self._headers_written:
+                raise  # nothing is out yet: an ordinary refusal
+            self._cut()
+        except iostream.StreamClosedError:
+            return  # the client has gone; the download goes on for the next one
+
+    def _cut(self) -> None:
+        """End the connection in the middle, so that the client sees that the file is not complete."""
+        if isinstance(self.request.connection, HTTP1Connection):
+            self.request.connection.stream.close()
+
+
+class DenialsHandler(IndexHandler):
+    """``/denials?since=<id>``: what was refused to the asking launch, and to nobody else."""
+
+    async def get(self) -> None:
+        owner = await self.caller()
+        since = self.get_query_argument("since", "0")
+        if not re.fullmatch(r"\d{1,15}", since):
+            raise MaestroError("invalid_request", "since is the id of the last denial seen, a whole number.")
+        found = self.index.denials.since(owner.launch_id, int(since))
+        self.finish({"denials": found, "next": found[-1]["id"] if found else int(since)})
+
+    head = get
+
+
+class MissingHandler(IndexHandler):
+    """Everything else."""
+
+    def prepare(self) -> None:
+        raise web.HTTPError(404, reason="The package index has no such path")
+
+
+def _password(authorization: str) -> str:
+    """The token in an ``Authorization`` header: Basic's password (or the user, where that stands alone), or Bearer."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() in ("bearer", "token"):
+        return value.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        user, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return ""
+    return password or user
+
+
+def _find(page: Page, filename: str) -> tuple[File | None, str]:
+    """The file that a path means, and the suffix of what belongs to it."""
+    file = page.find(filename)
+    if file is not None:
+        return file, ""
+    for suffix in COMPANIONS:
+        if filename.endswith(suffix):
+            return page.find(filename.removesuffix(suffix)), suffix
+    return None, ""
+
+
+def _wanted(file: File, suffix: str) -> Wanted | None:
+    if suffix:
+        companion = file.companion(suffix)
+        if companion is None:
+            return None
+        url, hashes = companion
+    else:
+        url, hashes = file.url, file.hashes
+    parts = [file.key, suffix, url, *(f"{name}={hashes[name]}" for name in sorted(hashes))]
+    if not hashes and not url.startswith("file:"):
+        parts.append(str(int(time.time() // _UNHASHED_SECONDS)))
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:48]
+    return Wanted(name, url, hashes, None if suffix else file.size)

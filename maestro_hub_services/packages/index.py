@@ -1,0 +1,144 @@
+"""The index as one object: what the handlers work with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from maestro_core.errors import MaestroError
+from maestro_core.packages import CompiledPolicy, IndexSettings
+
+from .authority import Authority
+from .cache import DiskCache
+from .denials import Denials
+from .downloads import Downloads
+from .http import Http
+from .negotiation import Form
+from .once import shared
+from .pages import Page
+from .pip_config import PipConfig, PipConfigError, read_pip_config
+from .upstream import Library, make_sources
+from .views import Body, BodyCache, render_names, render_page
+
+_log = logging.getLogger(__name__)
+
+#: pages smaller than that are rendered without going to a thread
+_SMALL_PAGE = 50
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One set of upstreams, with everything that is needed to take from it."""
+
+    library: Library
+    downloads: Downloads
+    http: Http
+
+    async def close(self) -> None:
+        """End downloads and connections."""
+        await self.downloads.close()
+        await self.http.close()
+
+
+class Index:
+    """The filtering index.
+
+    Args:
+        authority: the workspaces service.
+        state: directory for what is kept; made if missing.
+        prefix: path of the service, with slashes at both ends.
+        read_config: how pip's configuration is found.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        state: Path,
+        prefix: str,
+        read_config: Callable[[], Awaitable[PipConfig]] = read_pip_config,
+    ) -> None:
+        self.authority = authority
+        self.prefix = prefix
+        self.denials = Denials()
+        self._cache = DiskCache(state, IndexSettings().cache)
+        self._read_config = read_config
+        self._bodies = BodyCache()
+        self._shelves: dict[str, Shelf] = {}
+        self._opening: dict[str, asyncio.Task[Shelf]] = {}
+        self._rendering: dict[str, asyncio.Task[Body]] = {}
+
+    async def open(self) -> None:
+        """Look at what is on disk.
+
+        Raises:
+            OSError: if the directory cannot be used.
+        """
+        await self._cache.open()
+
+    async def close(self) -> None:
+        """End everything that runs."""
+        for shelf in self._shelves.values():
+            await shelf.close()
+        await self.authority.close()
+
+    async def shelf(self, policy: CompiledPolicy) -> Shelf:
+        """The upstreams that a policy names, or pip's.
+
+        Raises:
+            MaestroError: ``upstream_unavailable`` if pip could not be asked.
+        """
+        self._cache.limit = policy.index.cache
+        key = "\n".join(policy.index.upstream)
+        shelf = self._shelves.get(key)
+        return (
+            shelf
+            if shelf is not None
+            else await shared(self._opening, key, lambda: self._open_shelf(policy.index, key))
+        )
+
+    async def page_body(self, page: Page, stamp: str, policy: CompiledPolicy, form: Form) -> Body:
+        """A project's page under a policy, rendered once for everybody who has the same policy."""
+        key = (stamp, policy.revision, form)
+        body = self._bodies.get(key)
+        if body is not None:
+            return body
+
+        async def render() -> Body:
+            if len(page.files) < _SMALL_PAGE:
+                made = render_page(page, policy, form, self.prefix)
+            else:
+                made = await asyncio.to_thread(render_page, page, policy, form, self.prefix)
+            self._bodies.put(key, made)
+            return made
+
+        return await shared(self._rendering, " ".join(key), render)
+
+    async def names_body(self, names: list[str], form: Form) -> Body:
+        """The root page."""
+        return await asyncio.to_thread(render_names, names, form, self.prefix)
+
+    async def _open_shelf(self, settings: IndexSettings, key: str) -> Shelf:
+        try:
+            config = await self._read_config()
+        except PipConfigError as error:
+            if not settings.upstream:
+                _log.error("%s", error)
+                raise MaestroError("upstream_unavailable", str(error)) from None
+            config = PipConfig()
+        indexes, links = (settings.upstream, ()) if settings.upstream else (config.indexes, config.find_links)
+        http = Http(config, (*indexes, *links))
+        await http.open()
+        library = Library(make_sources(indexes, links, http, self._cache))
+        shelf = self._shelves[key] = Shelf(library, Downloads(http, self._cache), http)
+        _log.info("Packages come from %s", ", ".join(_shown(address) for address in (*links, *indexes)) or "nowhere")
+        return shelf
+
+
+def _shown(address: str) -> str:
+    """An address without password and query."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address

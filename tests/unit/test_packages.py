@@ -1,0 +1,348 @@
+"""The package policy: what is allowed, held back, blocked, and what people read then."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from maestro_core.clients import client_environment, client_files
+from maestro_core.errors import MaestroError
+from maestro_core.packages import (
+    PAIRS,
+    PYPI,
+    Action,
+    CompiledPolicy,
+    PackagePolicy,
+    Rule,
+    compile_policy,
+    decide,
+    normal_name,
+)
+from maestro_core.policy import parse_policy
+
+ALLOW, ASK, BLOCK = Action.ALLOW, Action.ASK, Action.BLOCK
+
+
+def policy(own: dict[str, Any] | None = None, decisions: tuple[Rule, ...] = (), **section: Any) -> CompiledPolicy:
+    narrow = PackagePolicy.model_validate(own) if own is not None else None
+    return compile_policy(PackagePolicy.model_validate(section), narrow, workspace_name="demo", decisions=decisions)
+
+
+class TestPresets:
+    def test_open_is_the_default_and_allows_everything(self) -> None:
+        assert decide(policy(), "requests", "2.32.0").allowed
+        assert decide(parse_policy_section(""), "anything").allowed
+
+    def test_seed_has_the_lists_of_the_second_seed(self) -> None:
+        seed = policy(preset="seed")
+        assert [decide(seed, name).action for name in ("requests", "urllib3", "socket")] == [BLOCK] * 3
+        assert [decide(seed, name).action for name in ("tensorflow", "custom-package")] == [ASK] * 2
+        assert [decide(seed, name).action for name in ("numpy", "scikit_learn", "rich")] == [ALLOW] * 3
+        assert seed.channels.names == ("conda-forge", "defaults", "pytorch", "nvidia")
+
+    def test_strict_holds_back_what_the_allow_list_does_not_name(self) -> None:
+        strict = policy(preset="strict", allowlist=["numpy<2"])
+        assert decide(strict, "numpy", "1.26").allowed
+        assert decide(strict, "numpy", "2.0").action is ASK
+        assert decide(strict, "rich").action is ASK
+
+    def test_a_written_key_replaces_the_presets_list(self) -> None:
+        mine = policy(preset="seed", blocked_packages=["aiohttp"])
+        assert decide(mine, "requests").allowed
+        assert decide(mine, "aiohttp").action is BLOCK
+        assert decide(mine, "tensorflow").action is ASK
+
+    def test_a_workspaces_preset_only_tightens(self) -> None:
+        assert decide(policy({"preset": "open"}, preset="strict"), "rich").action is ASK
+        assert decide(policy({"preset": "strict"}), "rich").action is ASK
+        assert decide(policy({"preset": "seed"}, approval_required=["numpy"]), "numpy").action is ASK
+
+
+class TestLevels:
+    def test_a_workspace_loosens_what_asks_and_never_what_blocks(self) -> None:
+        both = policy(
+            {"allowlist": ["requests", "tensorflow"]}, blocked_packages=["requests"], approval_required=["tensorflow"]
+        )
+        assert decide(both, "requests").action is BLOCK
+        assert decide(both, "tensorflow").allowed
+
+    def test_a_workspace_may_block_more(self) -> None:
+        verdict = decide(policy({"blocked_packages": ["numpy"]}, allowlist=["numpy"]), "numpy")
+        assert (verdict.action, verdict.level) == (BLOCK, "workspace")
+
+    def test_a_decision_wins_over_the_file_of_its_own_level_only(self) -> None:
+        approved = Rule(name="requests", specifier="<3", action=ALLOW, origin="decision")
+        by_admin = policy(decisions=(approved,), blocked_packages=["requests"])
+        assert decide(by_admin, "requests", "2.32").allowed
+        assert decide(by_admin, "requests", "3.0").action is BLOCK
+        in_workspace = approved.model_copy(update={"level": "workspace"})
+        assert (
+            decide(policy(decisions=(in_workspace,), blocked_packages=["requests"]), "requests", "2.32").action is BLOCK
+        )
+
+    def test_an_approval_answers_the_question_of_its_own_level(self) -> None:
+        assert decide(policy(approval_required=["tensorflow"], allowlist=["tensorflow<3"]), "tensorflow", "2").allowed
+
+    def test_workspaces_without_rules_share_the_revision_of_the_global_policy(self) -> None:
+        section = {"blocked_packages": ["requests"]}
+        assert policy(**section).revision == policy({}, **section).revision
+        assert policy(**section).revision != policy({"blocked_packages": ["rich"]}, **section).revision
+
+
+class TestNames:
+    def test_spelling_does_not_matter(self) -> None:
+        rules = policy(blocked_packages=["Typing_Extensions"])
+        assert decide(rules, "typing.EXTENSIONS").action is BLOCK
+
+    def test_letters_that_only_look_latin_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="only looks like"):
+            decide(policy(), "rеquests")  # a Cyrillic е
+
+    @pytest.mark.parametrize("channel, name", [(PYPI, "torch"), ("conda-forge", "pytorch"), ("pytorch", "pytorch")])
+    @pytest.mark.parametrize("written", ["torch", "pytorch"])
+    def test_one_rule_for_both_names_of_one_thing(self, written: str, channel: str, name: str) -> None:
+        assert decide(policy(blocked_packages=[written]), name, "2.0", channel).action is BLOCK
+
+    def test_an_allowed_torch_does_not_allow_the_project_that_took_condas_name(self) -> None:
+        strict = policy(preset="strict", allowlist=["torch"])
+        assert decide(strict, "torch").allowed
+        assert decide(strict, "pytorch").action is ASK
+
+    def test_modules_and_calls_are_rules_for_the_scan_too(self) -> None:
+        compiled = policy(blocked_packages=["socket", "os.system", "requests"])
+        assert compiled.scan == ("os.system", "socket")
+        assert decide(compiled, "socket").action is BLOCK
+
+
+class TestVersions:
+    def test_a_rule_for_versions_says_nothing_about_the_package(self) -> None:
+        rules = policy(blocked_packages=["numpy>=2"])
+        assert decide(rules, "numpy").allowed
+        assert decide(rules, "numpy", "2.1").action is BLOCK
+        assert decide(rules, "numpy", "1.26").allowed
+        assert not rules.is_uniform("numpy")
+        assert rules.is_uniform("rich")
+
+    def test_what_is_no_version_is_refused_rather_than_guessed(self) -> None:
+        assert decide(policy(blocked_packages=["pytz<2004"]), "pytz", "2004d").action is BLOCK
+        assert decide(policy(preset="strict", allowlist=["pytz>2004"]), "pytz", "2004d").action is ASK
+
+    def test_pre_releases_and_local_versions_count(self) -> None:
+        rules = policy(blocked_packages=["torch==2.1.*"])
+        assert decide(rules, "torch", "2.1.0rc1").action is BLOCK
+        assert decide(rules, "torch", "2.1.0+cu118").action is BLOCK
+
+
+class TestChannels:
+    def test_a_rule_may_be_about_one_channel(self) -> None:
+        rules = policy(blocked_packages=["conda-forge::numpy"])
+        assert decide(rules, "numpy", channel="conda-forge").action is BLOCK
+        assert decide(rules, "numpy").allowed
+
+    def test_an_untrusted_channel_is_blocked_whatever_it_has(self) -> None:
+        verdict = decide(policy(allowlist=["numpy"]), "numpy", channel="somewhere")
+        assert (verdict.action, verdict.rule) == (BLOCK, "trusted_channels")
+
+    def test_a_workspace_names_its_own_channels(self) -> None:
+        rules = policy({"trusted_channels": ["company-internal"]})
+        assert decide(rules, "numpy", channel="company-internal").allowed
+        assert decide(rules, "numpy", channel="conda-forge").action is BLOCK
+
+    def test_a_rule_that_names_a_channel_opens_it_for_that_package(self) -> None:
+        rules = policy(allowlist=["bioconda::samtools"])
+        assert decide(rules, "samtools", channel="bioconda").allowed
+        assert decide(rules, "other", channel="bioconda").action is BLOCK
+
+
+class TestSentences:
+    """A refusal names the package, the rule, who set it, and what to do."""
+
+    def test_block(self) -> None:
+        rules = policy(blocked_packages=[{"package": "requests", "reason": "use the company's client"}])
+        assert decide(rules, "Requests", "2.0").reason == (
+            "requests is blocked by the global policy (rule requests): use the company's client. "
+            "Ask an admin of this Hub to change the rule."
+        )
+
+    def test_block_of_versions_by_a_workspace(self) -> None:
+        reason = decide(policy({"blocked_packages": ["numpy>=2"]}), "numpy", "2.1").reason
+        assert reason.startswith("numpy 2.1 is blocked by the policy of workspace demo (rule numpy>=2).")
+        assert "Install another version" in reason
+
+    def test_ask(self) -> None:
+        rules = policy(approval_required=["tensorflow"], decisions=(
+            Rule(name="tensorflow", specifier="<3", action=ALLOW, level="workspace"),
+        ))  # fmt: skip
+        assert decide(rules, "tensorflow", "3.1").reason == (
+            "tensorflow 3.1 needs an approval by the global policy (rule tensorflow). "
+            "Install tensorflow<3, or ask an admin of this Hub to approve it."
+        )
+
+    def test_strict(self) -> None:
+        assert (
+            "is not on the allow list of the global policy (preset strict)"
+            in decide(policy(preset="strict"), "x").reason
+        )
+
+
+class TestYaml:
+    @pytest.mark.parametrize(
+        "section, sentence",
+        [
+            ("{blocked_packages: [rеquests]}", "blocked_packages.0.*only looks like"),
+            ("{blocked_packages: ['numpy=1']}", "is no rule; write a name"),
+            ("{blocked_packages: numpy}", "this is a list of packages"),
+            ("{blocked: [numpy]}", "there is no such setting here; known are preset, trusted_channels"),
+            ("{allowlist: ['a @ https://example.org/a.whl']}", "without address"),
+            ("{allowlist: ['a; python_version < \"3\"']}", "without address, extras and conditions"),
+            ("{preset: closed}", "preset"),
+            ("{trusted_channels: ['a b']}", "no channel name"),
+            ("{index: {upstream: ftp://x}}", "starts with https://"),
+            ("{index: {cache: lots}}", "512Mi"),
+        ],
+    )
+    def test_a_mistake_is_one_sentence_that_names_the_place(self, section: str, sentence: str) -> None:
+        with pytest.raises(MaestroError, match=sentence) as caught:
+            parse_policy(f"packages: {section}")
+        assert caught.value.code in ("invalid_policy", "invalid_resources")
+        assert "\n" not in caught.value.message
+
+    def test_the_workspace_yaml_of_the_second_seed(self) -> None:
+        text = """
+        packages:
+          trusted_channels: [conda-forge, defaults, pytorch, nvidia, company-internal]
+          blocked_packages: [requests, urllib3, socket, subprocess, os.system]
+          approval_required: [tensorflow, pytorch, custom-package]
+          allowlist: [numpy, pandas, scikit-learn, matplotlib]
+        """
+        compiled = compile_policy(parse_policy(text).packages)
+        assert decide(compiled, "numpy", channel="company-internal").allowed
+        assert CompiledPolicy.model_validate_json(compiled.model_dump_json()) == compiled
+
+
+def parse_policy_section(text: str) -> CompiledPolicy:
+    return compile_policy(parse_policy(text).packages)
+
+
+# A slow model, written from the rules in words: it sorts every rule that covers the version by how much it counts.
+
+NAMES = st.sampled_from(["numpy", "torch", "pytorch", "tables", "pytables", "rich"])
+VERSIONS = st.sampled_from(["1.0", "1.5", "2.0rc1", "2.0", "2.0+cu1", "3.1", "2004d", None])
+CHANNELS = st.sampled_from([PYPI, "conda-forge", "elsewhere"])
+RULES = st.builds(
+    Rule,
+    name=NAMES,
+    specifier=st.sampled_from(["", "", "<2", ">=2", "==1.*", "!=2.0"]),
+    channel=st.sampled_from([None, None, PYPI, "conda-forge", "elsewhere"]),
+    action=st.sampled_from(list(Action)),
+    level=st.sampled_from(["global", "workspace"]),
+    origin=st.sampled_from(["file", "decision"]),
+)
+
+
+def means(rule: Rule, name: str, channel: str) -> bool:
+    if rule.channel and rule.channel != channel:
+        return False
+    if rule.name == name:
+        return True
+    return any(
+        (channel == PYPI and (rule.name, name) == (conda, pypi))
+        or (channel != PYPI and (rule.name, name) == (pypi, conda))
+        for conda, pypi in PAIRS
+    )
+
+
+def covers(rule: Rule, version: str | None) -> bool:
+    if rule.specifier == "":
+        return True
+    if version is None:
+        return False
+    try:
+        return Version(version) in SpecifierSet(rule.specifier, prereleases=True)
+    except InvalidVersion:
+        return rule.action is not ALLOW
+
+
+def slow(compiled: CompiledPolicy, name: str, version: str | None, channel: str) -> Action:
+    speaking = [rule for rule in compiled.rules if means(rule, name, channel) and covers(rule, version)]
+    spoken = {}
+    for level in ("global", "workspace"):
+        here = [rule for rule in speaking if rule.level == level]
+        here = [rule for rule in here if rule.origin == "decision"] or here
+        for action in (ASK, ALLOW, BLOCK):
+            matching = [rule for rule in here if rule.action is action]
+            if matching:
+                spoken[level] = (action, matching)
+    if any(action is BLOCK for action, _ in spoken.values()):
+        return BLOCK
+    opened = any(action is ALLOW and rules[0].channel for action, rules in spoken.values())
+    if channel != PYPI and channel not in compiled.channels.names and not opened:
+        return BLOCK
+    for level in ("workspace", "global"):
+        if level in spoken:
+            return spoken[level][0]
+    return compiled.fallback.action
+
+
+@given(
+    rules=st.lists(RULES, max_size=8),
+    preset=st.sampled_from(["open", "strict"]),
+    name=NAMES,
+    version=VERSIONS,
+    channel=CHANNELS,
+)
+def test_the_decision_agrees_with_the_slow_model(
+    rules: list[Rule], preset: str, name: str, version: str | None, channel: str
+) -> None:
+    compiled = policy(preset=preset).model_copy(update={"rules": tuple(rules)})
+    verdict = decide(compiled, name, version, channel)
+    assert verdict.action is slow(compiled, name, version, channel)
+    assert bool(verdict.reason) is not verdict.allowed
+    assert verdict.reason.isprintable()
+
+
+@given(rules=st.lists(RULES, max_size=6), version=VERSIONS)
+def test_no_workspace_rule_lifts_a_global_block(rules: list[Rule], version: str | None) -> None:
+    base = [rule for rule in rules if rule.level == "global"]
+    alone = policy().model_copy(update={"rules": tuple(base)})
+    together = policy().model_copy(update={"rules": tuple(rules)})
+    if decide(alone, "numpy", version).action is BLOCK:
+        assert decide(together, "numpy", version).action is BLOCK
+
+
+@given(st.text(max_size=30))
+def test_a_name_is_normal_or_refused(text: str) -> None:
+    try:
+        name = normal_name(text)
+    except ValueError:
+        return
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert normal_name(name) == name
+
+
+class TestClientFiles:
+    def test_the_token_stands_in_netrc_alone(self) -> None:
+        files = client_files("http://127.0.0.1:8182/services/packages", "s3cret")
+        assert [name for name, text in files.items() if "s3cret" in text] == ["netrc"]
+        assert files["netrc"] == "machine 127.0.0.1 login launch password s3cret\n"
+        assert "index-url = http://127.0.0.1:8182/services/packages/simple/\n" in files["pip.conf"]
+        assert set(files) == {value.rpartition("/")[2] for value in client_environment("/x").values()} - {"1"}
+
+    def test_plain_http_is_trusted_where_pip_would_refuse_it(self) -> None:
+        assert "trusted-host" not in client_files("http://127.0.0.1:1/x", "t")["pip.conf"]
+        assert "trusted-host" not in client_files("https://hub.example.org/x", "t")["pip.conf"]
+        assert "trusted-host = packages:8182\n" in client_files("http://packages:8182/x", "t")["pip.conf"]
+
+    @pytest.mark.parametrize(
+        "url, token",
+        [("ftp://a/", "t"), ("http://u:p@a/", "t"), ("http://a/\n[x]", "t"), ("http://a/", "a b"), ("http://a/", "")],
+    )
+    def test_what_could_break_the_files_is_refused(self, url: str, token: str) -> None:
+        with pytest.raises(ValueError, match="index"):
+            client_files(url, token)
