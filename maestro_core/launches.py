@@ -338,8 +338,3 @@ class TemplateList(BaseModel):
     """The notebook templates."""
 
     templates: tuple[TemplateView, ...]
-
-
-def template_notebook(template: str) -> str:
-    """The file that a template becomes in a workspace: ``start-here`` is ``Start here.ipynb``."""
-    return template.replace("-", " ").capitalize() + ".ipynb"

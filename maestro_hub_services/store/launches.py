@@ -34,6 +34,7 @@ class LaunchRow:
     profile: str
     resources: Resources
     experiment: str
+    default_url: str
     status: LaunchStatus
     token_mac: str | None
     created_at: datetime

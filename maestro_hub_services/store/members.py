@@ -68,8 +68,8 @@ class MemberRepository:
 
     async def put(
         self, workspace_id: str, kind: MemberKind, name: str, created: str, role: Role, by: str
-    ) -> MemberRow | None:
-        """Add a member or change the role; returns what stood there before.
+    ) -> tuple[MemberRow | None, MemberRow]:
+        """Add a member or change the role; returns what stood there before, and what stands there now.
 
         A row of a deleted user of the same name is replaced whole.
         """
@@ -82,7 +82,10 @@ class MemberRepository:
             await self._db.execute(update(member).where(member.c.id == was.id).values(**values))
         else:
             await self._db.execute(update(member).where(member.c.id == was.id).values(role=role.value))
-        return was
+        query = select(member).where(
+            member.c.workspace_id == workspace_id, member.c.kind == kind, member.c.name == name
+        )
+        return was, _row((await self._db.execute(query)).mappings().one())
 
     async def remove(self, member_id: int) -> None:
         """Remove one."""

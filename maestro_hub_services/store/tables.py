@@ -116,6 +116,7 @@ launch = Table(
     Column("gpu", Integer, nullable=False),
     Column("gpu_type", String(63)),
     Column("experiment", String(250), nullable=False),
+    Column("default_url", String(300), nullable=False),  # what JupyterLab opens
     Column("status", String(16), nullable=False),  # reserved, running, ended
     Column("token_mac", String(64)),  # HMAC of the index token; NULL once ended
     Column("created_at", Moment, nullable=False),

@@ -92,9 +92,16 @@ class WorkspaceRepository:
         """The workspace of that name, archived or not."""
         return await self._one(workspace.c.name == name)
 
-    async def by_id(self, workspace_id: str) -> WorkspaceRow | None:
-        """The workspace of that id, archived or not."""
-        return await self._one(workspace.c.id == workspace_id)
+    async def get(self, workspace_id: str) -> WorkspaceRow:
+        """The workspace of an id that a launch or member holds, archived or not.
+
+        Raises:
+            LookupError: there is none.
+        """
+        row = await self._one(workspace.c.id == workspace_id)
+        if row is None:
+            raise LookupError(workspace_id)
+        return row
 
     async def personal_of(self, user: str, created: str) -> WorkspaceRow | None:
         """The personal workspace of a user."""

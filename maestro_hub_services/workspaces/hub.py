@@ -172,7 +172,7 @@ class Hub:
         answer = await self._call(
             "POST",
             f"/users/{_segment(user)}/server{_server(name)}",
-            json={"user_options": options, "display_name": name},
+            json={"user_options": options},
             timeout=START_TIMEOUT,
         )
         return StartAnswer(answer.status_code, "" if answer.is_success else _message(answer))

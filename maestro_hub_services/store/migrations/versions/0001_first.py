@@ -82,6 +82,7 @@ def _launch() -> None:
         sa.Column("gpu", sa.Integer(), nullable=False),
         sa.Column("gpu_type", sa.String(63)),
         sa.Column("experiment", sa.String(250), nullable=False),
+        sa.Column("default_url", sa.String(300), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("token_mac", sa.String(64)),
         sa.Column("created_at", _Moment, nullable=False),

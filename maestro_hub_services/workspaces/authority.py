@@ -1,0 +1,35 @@
+"""What every function of the domain works with, put together once at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from maestro_hub_services.settings import Settings
+from maestro_hub_services.store import Store
+
+from .hub import Hub
+from .index_tokens import IndexTokens
+from .outcomes import Outcomes
+from .policy_file import PolicyFile
+from .templates import Templates
+from .volumes import Volumes
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The parts of the service.
+
+    Attributes:
+        store: the truth. hub: users, groups, servers. policy: ``maestro.yaml`` as it is in force.
+        volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
+        outcomes: tells who started a server what was decided on it.
+    """
+
+    settings: Settings
+    store: Store
+    hub: Hub
+    policy: PolicyFile
+    volumes: Volumes
+    tokens: IndexTokens
+    templates: Templates
+    outcomes: Outcomes = field(default_factory=Outcomes)

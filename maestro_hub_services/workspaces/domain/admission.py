@@ -1,0 +1,263 @@
+"""The decision: one transaction under one lock, in which membership, profile and every quota hold, or a refusal.
+
+Nothing is asked of anybody while it is made: the spawner brings the user's name, creation stamp, groups and admin flag
+from the Hub's own objects.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from maestro_core.errors import MaestroError
+from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest, SpawnAsk, parse_ask
+from maestro_core.names import PERSONAL, check_name, home_directory_name
+from maestro_core.policy import Policy
+from maestro_core.profiles import Profile, choose
+from maestro_core.quota import check as check_quota
+from maestro_core.quota import limits_for
+from maestro_core.roles import may
+from maestro_core.workspaces import UserRef
+from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
+from maestro_hub_services.store.clock import new_id, now
+from maestro_hub_services.store.events import SPAWNER
+
+from ..authority import Authority
+from .access import ensure_personal, unknown_workspace
+from .limits import in_use, storage_limit
+from .plans import build_plan, default_url, experiment_of, template_of, visible_datasets
+
+#: what of a refused ask is kept in its event
+_ASK_LIMIT = 2000
+log = logging.getLogger("maestro.admission")
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What was decided, before it becomes a plan."""
+
+    workspace: WorkspaceRow
+    launch: LaunchRow
+    profile: Profile
+    template: str | None
+
+
+async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
+    """Decide on a start; reserve it and say how, or refuse it and note why.
+
+    Raises:
+        MaestroError: the refusal; its event is committed. ``start_failed`` when the volume cannot be made; the
+            reservation is taken back.
+    """
+    user, server = request.user, request.server_name
+    token = authority.tokens.new()
+    refusal: MaestroError | None = None
+    async with authority.store.admission() as unit:
+        try:
+            policy = authority.policy.current
+            admitted = await _decide(authority, unit, policy, request, authority.tokens.mac(token))
+        except MaestroError as error:
+            refusal = error
+            await note_refusal(unit, user, server, request.ask, error)
+    if refusal is not None:
+        authority.outcomes.tell(user.name, server, refusal)
+        raise refusal
+    try:
+        made = await _with_volume(authority, policy, user, admitted, token)
+    except BaseException as error:
+        reason = error.message if isinstance(error, MaestroError) else "its plan could not be made"
+        await release(authority, admitted.launch.id, reason)
+        if isinstance(error, MaestroError):
+            authority.outcomes.tell(user.name, server, error)
+        raise
+    authority.outcomes.tell(user.name, server, admitted.launch.id)
+    return made
+
+
+async def _decide(authority: Authority, unit: Unit, policy: Policy, request: PlanRequest, token_mac: str) -> Admitted:
+    user, server = request.user, request.server_name
+    if server:
+        check_name(server, "server")
+    ask = parse_ask(request.ask)
+    if ask.template is not None:
+        authority.templates.check(ask.template)
+    workspace = await asked_workspace(unit, user, server, ask)
+    role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+    if role is None or not may(role, "launch"):
+        raise unknown_workspace(workspace.name)
+    if not workspace.open:
+        raise MaestroError(
+            "conflict", f"{workspace.name} is archived and takes no launches; ask an admin to restore it.",
+            {"workspace": workspace.name},
+        )  # fmt: skip
+    profile, resources = choose(policy.profiles, user.groups, ask.profile, ask.resources)
+    await _end_earlier(unit, user, server)
+    check_quota(
+        limits_for(policy.quotas, user.name, user.groups, workspace.name),
+        await in_use(unit, user, workspace),
+        resources,
+    )
+    template = template_of(ask, workspace, role)
+    launch = LaunchRow(
+        id=new_id("l"),
+        kind="server",
+        workspace_id=workspace.id,
+        user=user.name,
+        user_created=user.created,
+        server_name=server,
+        role=role,
+        profile=profile.name,
+        resources=resources,
+        experiment=experiment_of(ask, workspace, role),
+        default_url=default_url(authority.templates.file(template) if template else None),
+        status=LaunchStatus.RESERVED,
+        token_mac=token_mac,
+        created_at=now(),
+    )
+    await unit.launches.add(launch)
+    await unit.events.append(
+        "launch_reserved",
+        SPAWNER,
+        workspace_id=workspace.id,
+        launch_id=launch.id,
+        user=user.name,
+        server_name=server,
+        profile=profile.name,
+        resources=resources.model_dump(),
+    )
+    return Admitted(workspace, launch, profile, template)
+
+
+async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> WorkspaceRow:
+    """The workspace that a start means; whether the user belongs to it is another question.
+
+    The unnamed server opens the personal workspace and no other; a server named like an existing workspace is of that
+    one. The unit must be a write transaction: the personal workspace is made on first use.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, or ``conflict`` where name and workspace do not go together.
+    """
+    personal = await ensure_personal(unit, user)
+    wanted = ask.workspace or server or PERSONAL
+    if wanted in (PERSONAL, personal.name):
+        found: WorkspaceRow | None = personal
+    else:
+        found = await unit.workspaces.by_name(wanted)
+    if found is None:
+        raise unknown_workspace(wanted)
+    if not server and found.id != personal.id:
+        raise MaestroError(
+            "conflict",
+            f"The server without a name opens your personal workspace; start {wanted} by its card, or under a name.",
+            {"workspace": wanted},
+        )
+    if server and server != found.name and await unit.workspaces.by_name(server) is not None:
+        raise MaestroError(
+            "conflict",
+            f"A server named {server} opens the workspace of that name, not {found.name}; take another server name.",
+            {"workspace": found.name, "server_name": server},
+        )
+    return found
+
+
+async def _end_earlier(unit: Unit, user: UserRef, server: str) -> None:
+    """The Hub starts a server anew only when it is gone: what is left of it here is a leak."""
+    earlier = await unit.launches.of_server(user.name, user.created, server)
+    if earlier is not None:
+        await end(unit, earlier, "started anew", SPAWNER)
+
+
+async def _with_volume(
+    authority: Authority, policy: Policy, user: UserRef, admitted: Admitted, token: str
+) -> LaunchPlan:
+    workspace, launch = admitted.workspace, admitted.launch
+    await authority.volumes.ensure(workspace.id, workspace.name, storage_limit(policy, workspace.name))
+    mounts = await authority.volumes.mounts(
+        workspace,
+        home_directory_name(user.name, user.created),
+        visible_datasets(policy.datasets, user.groups),
+        read_only=not may(launch.role, "write_files"),
+    )
+    return build_plan(authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token)
+
+
+async def note_refusal(unit: Unit, user: UserRef, server: str, ask: Any, error: MaestroError) -> None:
+    """Append the event of a refusal; what was asked for comes from anybody, so only a short one is kept."""
+    shown = ask if len(json.dumps(ask, default=str)) <= _ASK_LIMIT else {"too_long": True}
+    await unit.events.append(
+        "launch_refused",
+        SPAWNER,
+        user=user.name,
+        server_name=server,
+        code=error.code,
+        message=error.message,
+        ask=shown,
+    )
+    log.info("Refused %s/%s: %s", user.name, server, error.message)
+
+
+async def confirm(authority: Authority, launch_id: str) -> LaunchRow:
+    """The server came up. Safe to repeat.
+
+    Raises:
+        MaestroError: ``unknown_launch``; ``conflict`` when it has ended meanwhile (the spawner stops the server).
+    """
+    async with authority.store.write() as unit:
+        if await unit.launches.confirm(launch_id):
+            launch = await known(unit, launch_id)
+            await unit.events.append(
+                "launch_running",
+                SPAWNER,
+                workspace_id=launch.workspace_id,
+                launch_id=launch.id,
+                user=launch.user,
+                server_name=launch.server_name,
+            )
+            return launch
+        launch = await known(unit, launch_id)
+    if launch.status is LaunchStatus.ENDED:
+        raise MaestroError(
+            "conflict", f"The launch has ended ({launch.ended_reason}); start it again.", {"launch_id": launch_id}
+        )
+    return launch
+
+
+async def release(authority: Authority, launch_id: str, reason: str, actor: str = SPAWNER) -> LaunchRow:
+    """The launch is over, or never came to be. Safe to repeat; the first reason stays.
+
+    Raises:
+        MaestroError: ``unknown_launch``.
+    """
+    async with authority.store.write() as unit:
+        await end(unit, await known(unit, launch_id), reason, actor)
+        return await known(unit, launch_id)
+
+
+async def end(unit: Unit, launch: LaunchRow, reason: str, actor: str) -> bool:
+    """End a launch inside a write transaction, with its event; False if it had ended before."""
+    if not await unit.launches.end(launch.id, reason):
+        return False
+    await unit.events.append(
+        "launch_ended",
+        actor,
+        workspace_id=launch.workspace_id,
+        launch_id=launch.id,
+        user=launch.user,
+        server_name=launch.server_name,
+        reason=reason[:200],
+    )
+    return True
+
+
+async def known(unit: Unit, launch_id: str) -> LaunchRow:
+    """The launch of an id.
+
+    Raises:
+        MaestroError: ``unknown_launch``.
+    """
+    launch = await unit.launches.get(launch_id)
+    if launch is None:
+        raise MaestroError("unknown_launch", f"There is no launch {launch_id[:40]!r}.", {"launch_id": launch_id[:40]})
+    return launch

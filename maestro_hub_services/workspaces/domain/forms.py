@@ -1,0 +1,105 @@
+"""What a person may launch in a workspace: the spawn form's contents, and the list of profiles."""
+
+from __future__ import annotations
+
+from maestro_core.errors import MaestroError
+from maestro_core.experiments import default_experiment
+from maestro_core.launches import FormRequest, FormView, ProfileList, ProfileView, SpawnAsk
+from maestro_core.names import check_name
+from maestro_core.policy import Policy
+from maestro_core.profiles import Profile
+from maestro_core.quota import InUse, Limit, limits_for, shown_servers
+from maestro_core.quota import check as check_quota
+from maestro_core.resources import show_memory
+from maestro_core.roles import Role
+from maestro_core.workspaces import ServersShown, UserRef
+from maestro_hub_services.store import WorkspaceRow
+
+from ..authority import Authority
+from ..identity import Caller
+from .access import opened, unknown_workspace
+from .admission import asked_workspace
+from .limits import in_use
+from .plans import experiment_of
+
+
+async def form_view(authority: Authority, request: FormRequest) -> FormView:
+    """What the form of one server of one user shows; a refusal is part of it, never an error."""
+    user, server = request.user, request.server_name
+    try:
+        if server:
+            check_name(server, "server")
+        policy = authority.policy.current
+        async with authority.store.write() as unit:
+            workspace = await asked_workspace(unit, user, server, SpawnAsk())
+            role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+            if role is None or not workspace.open:
+                raise unknown_workspace(workspace.name)
+            used = await in_use(unit, user, workspace)
+            earlier = await unit.launches.of_server(user.name, user.created, server)
+    except MaestroError as refusal:
+        return FormView(workspace=None, role=None, refusal=refusal.message)
+    if earlier is not None:  # its place is free again when this server starts anew
+        used = InUse(used.user_launches - 1, used.workspace_launches - 1, used.user_servers)
+    return _form(authority, policy, user, workspace, role, used)
+
+
+def _form(
+    authority: Authority, policy: Policy, user: UserRef, workspace: WorkspaceRow, role: Role, used: InUse
+) -> FormView:
+    limits = limits_for(policy.quotas, user.name, user.groups, workspace.name)
+    profiles = profile_views(policy, user, limits, used)
+    refusal = None
+    if not profiles:
+        refusal = "No profile is open to you; ask an admin to open one in maestro.yaml."
+    elif not any(profile.allowed for profile in profiles):
+        refusal = profiles[0].refusal
+    return FormView(
+        workspace=workspace.name,
+        description=workspace.description,
+        role=role,
+        personal=workspace.personal,
+        refusal=refusal,
+        profiles=profiles,
+        servers=ServersShown.model_validate(shown_servers(limits, used)),
+        templates=authority.templates.all() if role.covers(Role.EDITOR) else (),
+        experiment=experiment_of(SpawnAsk(), workspace, role) or default_experiment(workspace.name),
+    )
+
+
+async def list_profiles(authority: Authority, caller: Caller, workspace: str) -> ProfileList:
+    """The profiles that are open to the caller in a workspace, those that do not fit now with the reason.
+
+    Raises:
+        MaestroError: ``unknown_workspace``; ``invalid_policy`` while none is in force.
+    """
+    user, policy = caller.person, authority.policy.current
+    async with opened(authority, caller, workspace, "read") as (unit, standing):
+        used = await in_use(unit, user, standing.workspace)
+    limits = limits_for(policy.quotas, user.name, user.groups, standing.workspace.name)
+    return ProfileList(profiles=profile_views(policy, user, limits, used))
+
+
+def profile_views(policy: Policy, user: UserRef, limits: list[Limit], used: InUse) -> tuple[ProfileView, ...]:
+    """The profiles open to a person, in file order."""
+    return tuple(_view(profile, limits, used) for profile in policy.profiles if profile.open_to(user.groups))
+
+
+def _view(profile: Profile, limits: list[Limit], used: InUse) -> ProfileView:
+    refusal = None
+    try:
+        check_quota(limits, used, profile.resources)
+    except MaestroError as error:
+        refusal = error.message
+    return ProfileView(
+        name=profile.name,
+        title=profile.title or profile.name.capitalize(),
+        description=profile.description,
+        cpu=profile.cpu,
+        memory=profile.memory,
+        memory_shown=show_memory(profile.memory),
+        gpu=profile.gpu,
+        gpu_type=profile.gpu_type,
+        allowed=refusal is None,
+        refusal=refusal,
+    )

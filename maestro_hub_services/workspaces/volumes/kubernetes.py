@@ -1,0 +1,175 @@
+"""Volumes on Kubernetes: a PersistentVolumeClaim ``workspace-<name>`` each, and one ``maestro-homes`` for private homes.
+
+Settings, from the environment of the service:
+
+``MAESTRO_NAMESPACE``      where the claims are; by default the service's own namespace
+``MAESTRO_STORAGE_CLASS``  of new claims; by default the cluster's own
+``MAESTRO_ACCESS_MODE``    ``ReadWriteMany`` (default): members' pods may run on different nodes
+``MAESTRO_STORAGE_SIZE``   of a workspace without a limit of its own (``10Gi``), and of the claim of homes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from maestro_core.errors import MaestroError
+from maestro_core.launches import DATASETS_DIR, HOME_DIR, WORKSPACE_DIR, Mount
+from maestro_core.names import claim_name
+from maestro_core.policy import Dataset
+from maestro_core.resources import format_memory
+from maestro_hub_services.store import WorkspaceRow
+
+HOMES_CLAIM = "maestro-homes"
+#: whose claim it is: a claim of the same name without it is somebody else's
+WORKSPACE_LABEL = "maestro.workspace-id"
+#: seconds for one answer of the API server
+TIMEOUT_SECONDS = 10
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+log = logging.getLogger("maestro.volumes")
+
+
+class KubernetesVolumes:
+    """Claims in one namespace. The API's client is made at the first call, in the loop that uses it."""
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        env = os.environ if environment is None else environment
+        self._namespace = env.get("MAESTRO_NAMESPACE", "")
+        self._storage_class = env.get("MAESTRO_STORAGE_CLASS", "") or None
+        self._access_mode = env.get("MAESTRO_ACCESS_MODE", "") or "ReadWriteMany"
+        self._size = env.get("MAESTRO_STORAGE_SIZE", "") or "10Gi"
+        self._api: client.CoreV1Api | None = None
+        self._starting = asyncio.Lock()
+
+    async def ensure(self, workspace_id: str, name: str, size: int | None) -> None:
+        """Make the claim if it is not there; one of another workspace is never taken over."""
+        found = await self._claim(claim_name(name), {WORKSPACE_LABEL: workspace_id}, size)
+        owner = (found.metadata.labels or {}).get(WORKSPACE_LABEL)
+        if owner != workspace_id:
+            raise MaestroError(
+                "conflict",
+                f"The claim {claim_name(name)} is there already and belongs to something else; take another name, or an "
+                "admin deletes the claim.",
+                {"claim": claim_name(name)},
+            )
+
+    async def discard(self, workspace_id: str, name: str) -> None:
+        """Delete the claim if it is this workspace's."""
+        try:
+            api = await self._connect()
+            found = await api.read_namespaced_persistent_volume_claim(
+                claim_name(name), self._namespace, _request_timeout=TIMEOUT_SECONDS
+            )
+            if (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace_id:
+                await api.delete_namespaced_persistent_volume_claim(
+                    claim_name(name),
+                    self._namespace,
+                    body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=found.metadata.uid)),
+                    _request_timeout=TIMEOUT_SECONDS,
+                )
+        except Exception as error:
+            log.warning("The claim %s could not be taken away: %s", claim_name(name), type(error).__name__)
+
+    async def mounts(
+        self, workspace: WorkspaceRow, home: str, datasets: tuple[Dataset, ...], *, read_only: bool
+    ) -> tuple[Mount, ...]:
+        """Workspace, home (a path of the claim of homes), and the datasets that name a claim."""
+        await self._claim(HOMES_CLAIM, {}, None)
+        found = [
+            Mount(
+                name="workspace",
+                kind="claim",
+                source=claim_name(workspace.name),
+                target=WORKSPACE_DIR,
+                read_only=read_only,
+            ),
+            Mount(name="home", kind="claim", source=HOMES_CLAIM, target=HOME_DIR, sub_path=f"{home}/{workspace.id}"),
+        ]
+        found += [
+            Mount(
+                name=f"dataset-{dataset.name}",
+                kind="claim",
+                source=dataset.claim,
+                target=f"{DATASETS_DIR}/{dataset.name}",
+                read_only=True,
+            )
+            for dataset in datasets
+            if dataset.claim is not None
+        ]
+        return tuple(found)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._api is not None:
+            await self._api.api_client.close()
+            self._api = None
+
+    async def _claim(self, name: str, labels: dict[str, str], size: int | None) -> Any:
+        """The claim of that name, made if it is missing."""
+        try:
+            api = await self._connect()
+            try:
+                return await api.read_namespaced_persistent_volume_claim(
+                    name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+            try:
+                return await api.create_namespaced_persistent_volume_claim(
+                    self._namespace, self._manifest(name, labels, size), _request_timeout=TIMEOUT_SECONDS
+                )
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+            return await api.read_namespaced_persistent_volume_claim(
+                name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+            )
+        except ApiException as error:
+            log.error("The API server refused the claim %s: %s %s", name, error.status, error.reason)
+            raise _refused(f"the API server refused its claim ({error.status} {error.reason})") from None
+        except (OSError, TimeoutError, asyncio.TimeoutError, config.ConfigException) as error:
+            log.error("The API server does not answer for the claim %s: %s", name, error)
+            raise _refused("the API server does not answer") from None
+
+    def _manifest(self, name: str, labels: dict[str, str], size: int | None) -> client.V1PersistentVolumeClaim:
+        return client.V1PersistentVolumeClaim(
+            metadata=client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/managed-by": "maestro", **labels}),
+            spec=client.V1PersistentVolumeClaimSpec(
+                access_modes=[self._access_mode],
+                storage_class_name=self._storage_class,
+                resources=client.V1VolumeResourceRequirements(
+                    requests={"storage": self._size if size is None else format_memory(size)}
+                ),
+            ),
+        )
+
+    async def _connect(self) -> client.CoreV1Api:
+        async with self._starting:
+            if self._api is None:
+                try:
+                    config.load_incluster_config()
+                except config.ConfigException:
+                    await config.load_kube_config()
+                self._namespace = self._namespace or await asyncio.to_thread(_own_namespace)
+                self._api = client.CoreV1Api()
+            return self._api
+
+
+def _own_namespace() -> str:
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        return "default"
+
+
+def _refused(why: str) -> MaestroError:
+    return MaestroError(
+        "start_failed", f"The volume of the workspace cannot be made: {why}; try again, or tell an admin."
+    )
