@@ -1,0 +1,63 @@
+"""The cluster tier: the same system with its notebook servers on the cluster of KUBECONFIG.
+
+========================  ================================================================================
+``cluster``               the admin's kubectl on a namespace of this session, removed at the end
+``maestro_kubeconfig``    a kubeconfig with the rights of ``rbac.yaml`` alone: what the Hub gets
+``address``               this machine as pods reach it (``MAESTRO_TEST_ADDRESS``, else the node's address)
+``singleuser_image``      ``images/singleuser`` on the node (``MAESTRO_TEST_IMAGE`` names a ready one)
+========================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster, build_image, node_address, service_account_kubeconfig
+
+HERE = Path(__file__).parent
+#: the whole of a first run may build an image, which no single test's limit covers
+IMAGE_SECONDS = 900
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without KUBECONFIG the whole tier is one skipped line; with it, the first test has time to build the image."""
+    mine = [item for item in items if HERE in item.path.parents]
+    if os.environ.get("KUBECONFIG"):
+        for item in mine:
+            item.add_marker(pytest.mark.timeout(IMAGE_SECONDS))
+    elif mine:
+        mine[0].add_marker(pytest.mark.skip(reason="KUBECONFIG is not set: the cluster tests have no cluster"))
+        items[:] = [item for item in items if item not in mine[1:]]
+        config.hook.pytest_deselected(items=mine[1:])
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The admin's kubectl on a namespace made for this session."""
+    cluster = Cluster(f"maestro-test-{secrets.token_hex(3)}", os.environ["KUBECONFIG"])
+    cluster.run("create", "namespace", cluster.namespace)
+    yield cluster
+    cluster.run("delete", "namespace", cluster.namespace, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def maestro_kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the Hub and the service reach the API server with."""
+    return service_account_kubeconfig(cluster, tmp_path_factory.mktemp("kubeconfig"))
+
+
+@pytest.fixture(scope="session")
+def address(cluster: Cluster) -> str:
+    """This machine as pods reach it."""
+    return os.environ.get("MAESTRO_TEST_ADDRESS") or node_address(cluster)
+
+
+@pytest.fixture(scope="session")
+def singleuser_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of notebook servers, on the cluster's node."""
+    return build_image(cluster, tmp_path_factory.mktemp("image"))

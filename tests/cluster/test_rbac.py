@@ -1,0 +1,37 @@
+"""What Maestro may do on a cluster is what it needs there, and not more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+
+
+@pytest.fixture
+def maestro(cluster: Cluster, maestro_kubeconfig: Path) -> Cluster:
+    """kubectl with the rights of the Hub."""
+    return Cluster(cluster.namespace, str(maestro_kubeconfig))
+
+
+@pytest.mark.parametrize("verb", ["get", "list", "watch", "create", "delete"])
+@pytest.mark.parametrize("kind", ["pods", "persistentvolumeclaims"])
+def test_pods_and_volumes_are_maestros_to_make_and_remove(maestro: Cluster, verb: str, kind: str) -> None:
+    assert maestro.run("auth", "can-i", verb, kind).strip() == "yes"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ("create", "pods", "--subresource=exec"),
+        ("get", "secrets"),
+        ("list", "nodes"),
+        ("create", "serviceaccounts", "--subresource=token"),
+        ("create", "rolebindings.rbac.authorization.k8s.io"),
+        ("list", "pods", "--all-namespaces"),
+    ],
+)
+def test_everything_else_is_closed(maestro: Cluster, question: tuple[str, ...]) -> None:
+    with pytest.raises(AssertionError):  # `can-i` ends with 1 for "no"
+        maestro.run("auth", "can-i", *question)
