@@ -3,55 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
+from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchView
 from maestro_core.workspaces import LimitView, Member, MemberSpec, WorkspaceChange, WorkspaceSpec, WorkspaceView
 
-from .views import PolicyStatus
+from ..authority import Authority
+from ..domain import launches, launching, limits, members, workspaces
+from ..identity import Caller
 
 
-class Desk(Protocol):
+@dataclass(frozen=True)
+class PolicyStatus:
+    """What is in force of ``maestro.yaml`` (None: nothing), and what is wrong with the file now (None: nothing)."""
+
+    source: str
+    revision: str | None
+    problem: str | None
+
+
+class Desk:
     """The domain as one signed-in person may use it. Every method may raise ``MaestroError``."""
 
-    async def workspaces(self) -> Sequence[WorkspaceView]:
-        """Mine, the personal one included."""
+    def __init__(self, authority: Authority, caller: Caller) -> None:
+        self._authority = authority
+        self._caller = caller
+
+    async def workspaces(self, *, everything: bool = False) -> Sequence[WorkspaceView]:
+        """Mine, the personal one included; for an admin with ``everything`` all."""
+        return (await workspaces.list_workspaces(self._authority, self._caller, everything=everything)).workspaces
 
     async def workspace(self, name: str) -> WorkspaceView:
         """One of mine (an admin: any); ``unknown_workspace`` otherwise."""
+        return await workspaces.view_workspace(self._authority, self._caller, name)
 
     async def members(self, name: str) -> Sequence[Member]:
         """Its members."""
+        return (await members.list_members(self._authority, self._caller, name)).members
 
     async def limits(self, name: str) -> Sequence[LimitView]:
-        """The limits that hold for me there."""
+        """The limits that hold for me there; ``invalid_policy`` while none is in force."""
+        return (await limits.view_limits(self._authority, self._caller, name)).limits
 
-    async def launches(self) -> Sequence[LaunchView]:
-        """My servers that run or start."""
+    async def launches(self, *, everything: bool = False) -> Sequence[LaunchView]:
+        """My servers that run or start; for an admin with ``everything`` everybody's."""
+        return (await launches.list_launches(self._authority, self._caller, everything=everything)).launches
 
     async def create(self, spec: WorkspaceSpec) -> WorkspaceView:
         """A new workspace of which I am owner."""
+        return await workspaces.create_workspace(self._authority, self._caller, spec)
 
     async def change(self, name: str, change: WorkspaceChange) -> None:
         """Another description."""
+        await workspaces.change_workspace(self._authority, self._caller, name, change)
 
-    async def set_member(self, name: str, member: MemberSpec) -> None:
-        """Add a member, or change their role."""
+    async def put_member(self, name: str, member: MemberSpec) -> Member:
+        """Add a member, or change their role; returned under the Hub's own name for them."""
+        return await members.put_member(self._authority, self._caller, name, member)
 
     async def remove_member(self, name: str, kind: Literal["user", "group"], member: str) -> None:
-        """Remove a member."""
+        """Remove a member; anybody may leave."""
+        await members.remove_member(self._authority, self._caller, name, kind, member)
 
     async def archive(self, name: str) -> None:
         """Archive a workspace."""
+        await workspaces.archive_workspace(self._authority, self._caller, name)
 
     async def stop(self, session_id: str) -> LaunchView:
         """Stop one of my servers (an admin: anybody's)."""
+        return await launching.stop_launch(self._authority, self._caller, session_id)
 
-    async def all_workspaces(self) -> Sequence[WorkspaceView]:
-        """Every workspace (admins)."""
-
-    async def all_launches(self) -> Sequence[LaunchView]:
-        """Everybody's servers that run or start (admins)."""
-
-    async def policy(self) -> PolicyStatus:
-        """What is in force of ``maestro.yaml`` (admins)."""
+    def policy(self) -> PolicyStatus:
+        """What is in force of ``maestro.yaml``."""
+        file, name = self._authority.policy, self._authority.settings.policy.name
+        problem = None if file.problem is None else file.problem.message
+        try:
+            return PolicyStatus(name, file.current.revision, problem)
+        except MaestroError as error:
+            return PolicyStatus(name, None, error.message)

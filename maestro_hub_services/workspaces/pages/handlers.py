@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
 from maestro_core.names import NAME_RULE
 from maestro_core.roles import Role
-from maestro_core.workspaces import MAX_DESCRIPTION, MemberSpec, WorkspaceChange, WorkspaceSpec
+from maestro_core.workspaces import MAX_DESCRIPTION, LimitView, MemberSpec, WorkspaceChange, WorkspaceSpec
 
 from ..identity import ADMIN
 from . import views
@@ -78,10 +79,11 @@ class WorkspacePage(Page):
         """Show the page, with what was typed and refused."""
         view = await self.desk.workspace(name)
         members, limits, launches = await asyncio.gather(
-            self.desk.members(view.name), self.desk.limits(view.name), self.desk.launches()
+            self.desk.members(view.name), self._limits(view.name), self.desk.launches()
         )
         shown = {
             "about": {"description": view.description, "problem": None},
+            "members": {"problem": None},
             "member": {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": None},
         } | drafts
         self.show(
@@ -92,6 +94,12 @@ class WorkspacePage(Page):
             roles=ROLES,
             max_description=MAX_DESCRIPTION,
         )
+
+    async def _limits(self, name: str) -> Sequence[LimitView] | MaestroError:
+        try:
+            return await self.desk.limits(name)
+        except MaestroError as error:  # a policy with a mistake leaves the rest of the page as it is
+            return error
 
 
 class AboutForm(WorkspacePage):
@@ -109,34 +117,36 @@ class AboutForm(WorkspacePage):
 
 
 class MembersForm(WorkspacePage):
-    """Add a member, or change a role."""
+    """Add a member, or change the role of one."""
 
     async def post(self, name: str) -> None:
-        """A refused addition keeps what was typed."""
+        """A refused addition keeps what was typed; a refused change is said above the table."""
         kind, member, role = self.field("kind"), self.field("name"), self.field("role")
         try:
-            await self.desk.set_member(name, read_model(MemberSpec, {_kind(kind): member, "role": role}))
+            put = await self.desk.put_member(name, read_model(MemberSpec, {_kind(kind): member, "role": role}))
         except MaestroError as error:
-            draft = {"kind": kind, "name": member, "role": role, "problem": error.message}
-            await self.workspace(name, error.status, member=draft)
+            if self.field("adding"):
+                draft = {"kind": kind, "name": member, "role": role, "problem": error.message}
+                await self.workspace(name, error.status, member=draft)
+            else:
+                await self.workspace(name, error.status, members={"problem": error.message})
             return
-        self.say(f"{member} is now {role} of {name}.", self.links.workspace(name))
+        self.say(f"{put.name} is now {put.role.value} of {name}.", self.links.workspace(name))
 
 
 class RemoveMemberForm(WorkspacePage):
-    """Remove a member."""
+    """Remove a member, or leave."""
 
     async def post(self, name: str) -> None:
-        """A refusal (the last owner) is said on the page."""
+        """A refusal (the last owner) is said above the table."""
         member = self.field("name")
         try:
             await self.desk.remove_member(name, _kind(self.field("kind")), member)
         except MaestroError as error:
-            draft = {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": error.message}
-            await self.workspace(name, error.status, member=draft)
+            await self.workspace(name, error.status, members={"problem": error.message})
             return
-        gone = member == self.me.name and not self.me.admin
-        self.say(f"{member} is no longer a member of {name}.", self.links.home if gone else self.links.workspace(name))
+        left = member == self.me.name and not self.me.admin
+        self.say(f"{member} is no longer a member of {name}.", self.links.home if left else self.links.workspace(name))
 
 
 class ArchiveForm(Page):
@@ -178,11 +188,11 @@ class AdminPage(Page):
 
     async def get(self) -> None:
         """The three tables."""
-        workspaces, launches, policy = await asyncio.gather(
-            self.desk.all_workspaces(), self.desk.all_launches(), self.desk.policy()
+        workspaces, launches = await asyncio.gather(
+            self.desk.workspaces(everything=True), self.desk.launches(everything=True)
         )
         rows, servers = views.admin_rows(workspaces, launches, self.links)
-        self.show("admin", here="maestro-admin", workspaces=rows, servers=servers, policy=policy)
+        self.show("admin", here="maestro-admin", workspaces=rows, servers=servers, policy=self.desk.policy())
 
 
 def _kind(text: str) -> Literal["user", "group"]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchStatus, LaunchView
 from maestro_core.roles import Role, may
 from maestro_core.workspaces import LimitView, Member, ServersShown, WorkspaceView
@@ -90,13 +91,14 @@ class Card:
 
 @dataclass(frozen=True)
 class MemberRow:
-    """A member of a workspace; ``you``: the person who looks."""
+    """A member of a workspace; ``you``: the person who looks; ``may_leave``: offered to them to leave."""
 
     kind: Literal["user", "group"]
     name: str
     role: str
     added_by: str
     you: bool
+    may_leave: bool
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,12 @@ class LimitRow:
 
 @dataclass(frozen=True)
 class WorkspacePage:
-    """A workspace's own page. ``may_change``, ``may_manage``, ``may_archive``: which forms are shown, no more."""
+    """A workspace's own page.
+
+    Attributes:
+        may_change, may_manage, may_archive: which forms are shown; the domain decides again when they are sent.
+        limits_problem: why no limits can be shown, or None.
+    """
 
     name: str
     title: str
@@ -124,9 +131,15 @@ class WorkspacePage:
     servers: tuple[Server, ...]
     members: tuple[MemberRow, ...]
     limits: tuple[LimitRow, ...]
+    limits_problem: str | None
     may_change: bool
     may_manage: bool
     may_archive: bool
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether the person is a member who may leave."""
+        return any(member.may_leave for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -140,16 +153,6 @@ class AdminRow:
     servers: int
     created_by: str
     created: Moment
-
-
-@dataclass(frozen=True)
-class PolicyStatus:
-    """What is in force of ``maestro.yaml``, and what is wrong with the file now (None: nothing)."""
-
-    revision: str
-    source: str
-    since: Moment
-    problem: str | None
 
 
 def moment(when: datetime, now: datetime | None = None) -> Moment:
@@ -234,7 +237,7 @@ def workspace_page(
     view: WorkspaceView,
     launches: Sequence[LaunchView],
     members: Iterable[Member],
-    limits: Iterable[LimitView],
+    limits: Iterable[LimitView] | MaestroError,
     person: Person,
     links: Links,
 ) -> WorkspacePage:
@@ -250,8 +253,9 @@ def workspace_page(
         open=_open(view, servers, person, links),
         mlflow=links.mlflow(view.name),
         servers=servers,
-        members=tuple(_member(member, person) for member in members),
-        limits=tuple(_limit(limit) for limit in limits),
+        members=tuple(_member(member, view, person) for member in members),
+        limits=() if isinstance(limits, MaestroError) else tuple(_limit(limit) for limit in limits),
+        limits_problem=limits.message if isinstance(limits, MaestroError) else None,
         may_change=may(view.role, "change") or person.admin,
         may_manage=not view.personal and (may(view.role, "manage_members") or person.admin),
         may_archive=not view.personal and (may(view.role, "archive") or person.admin),
@@ -312,13 +316,15 @@ def _open(view: WorkspaceView, servers: Sequence[Server], person: Person, links:
     return Action("Open", links.spawn(person.name, "" if view.personal else view.name))
 
 
-def _member(member: Member, person: Person) -> MemberRow:
+def _member(member: Member, view: WorkspaceView, person: Person) -> MemberRow:
+    you = member.kind == "user" and member.name == person.name
     return MemberRow(
         kind=member.kind,
         name=member.name,
         role=member.role.value,
         added_by=member.added_by,
-        you=member.kind == "user" and member.name == person.name,
+        you=you,
+        may_leave=you and not view.personal,
     )
 
 

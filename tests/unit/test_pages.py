@@ -1,0 +1,588 @@
+"""The pages of the service, through tornado and the Hub's own sign-in and XSRF code, over a desk of fake data."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from bs4 import BeautifulSoup
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+from maestro_core.errors import MaestroError
+from maestro_core.launches import LaunchStatus, LaunchView
+from maestro_core.resources import Resources
+from maestro_core.roles import Role
+from maestro_core.workspaces import LimitView, Member, MemberSpec, ServersShown, UserRef, WorkspaceView
+from maestro_hub_services.workspaces.identity import ADMIN, MANAGE, USE, Caller, Identity
+from maestro_hub_services.workspaces.pages import Links, Site, page_routes
+from maestro_hub_services.workspaces.pages.base import security_headers
+from maestro_hub_services.workspaces.pages.desk import PolicyStatus
+
+PREFIX = "/services/workspaces/"
+TEMPLATES = Path(__file__).parents[2] / "templates" / "pages"
+HOSTILE = "<script>alert('x')<script><img src=x onerror=alert(1)>\"'&"
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def workspace(name: str, role: Role | None = Role.OWNER, **values: Any) -> WorkspaceView:
+    known = {"description": "", "personal": False, "members": 1, "servers": ServersShown(used=0, limit=3)}
+    return WorkspaceView(
+        workspace_id=f"w-{name}", name=name, role=role, created_by="ann", created_at=NOW, **(known | values)
+    )
+
+
+def launch(name: str, user: str = "ann", status: LaunchStatus = LaunchStatus.RUNNING, **values: Any) -> LaunchView:
+    known = {"server_name": name, "notebook_url": f"/user/{user}/{name}/lab"}
+    return LaunchView(
+        session_id=f"l-{name}",
+        user=user,
+        workspace=name,
+        role=Role.OWNER,
+        profile="small",
+        resources=Resources(cpu=2, memory="4Gi"),
+        status=status,
+        mlflow_experiment=name,
+        created_at=NOW,
+        **(known | values),
+    )
+
+
+@dataclass
+class FakeDesk:
+    """Answers from lists, refuses what it is told to refuse, and remembers what it was asked to do."""
+
+    views: list[WorkspaceView] = field(
+        default_factory=lambda: [workspace("u-ann-1a2b3c", personal=True), workspace("demo")]
+    )
+    running: list[LaunchView] = field(default_factory=list)
+    people: list[Member] = field(default_factory=list)
+    refusal: MaestroError | None = None
+    limits_refusal: MaestroError | None = None
+    policy_status: PolicyStatus = PolicyStatus("maestro.yaml", "abc123", None)
+    done: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def _do(self, *what: Any) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.done.append(what)
+
+    async def workspaces(self, *, everything: bool = False) -> list[WorkspaceView]:
+        return self.views
+
+    async def workspace(self, name: str) -> WorkspaceView:
+        for view in self.views:
+            if view.name == name:
+                return view
+        raise MaestroError("unknown_workspace", "There is no such workspace that you belong to.")
+
+    async def members(self, name: str) -> list[Member]:
+        return self.people
+
+    async def limits(self, name: str) -> list[LimitView]:
+        if self.limits_refusal is not None:
+            raise self.limits_refusal
+        kind = {"name": "max_concurrent_notebooks", "title": "servers at once", "value": 3, "shown": "3"}
+        return [LimitView(**kind, source="everyone", scope="user", in_use=0, in_use_shown="0")]
+
+    async def launches(self, *, everything: bool = False) -> list[LaunchView]:
+        return self.running
+
+    async def create(self, spec: Any) -> WorkspaceView:
+        self._do("create", spec.name, spec.description)
+        self.views.append(workspace(spec.name))
+        return self.views[-1]
+
+    async def change(self, name: str, change: Any) -> None:
+        self._do("change", name, change.description)
+
+    async def put_member(self, name: str, member: MemberSpec) -> Member:
+        self._do("put", name, member.kind, member.name, member.role)
+        return Member(kind=member.kind, name=member.name, role=member.role, added_by="ann", added_at=NOW)
+
+    async def remove_member(self, name: str, kind: str, member: str) -> None:
+        self._do("remove", name, kind, member)
+
+    async def archive(self, name: str) -> None:
+        self._do("archive", name)
+
+    async def stop(self, session_id: str) -> LaunchView:
+        self._do("stop", session_id)
+        return launch("demo")
+
+    def policy(self) -> PolicyStatus:
+        return self.policy_status
+
+
+class FakeHub:
+    """Knows every user by name."""
+
+    async def user(self, name: str) -> UserRef:
+        return UserRef(name=name, created="2026-01-01T00:00:00Z")
+
+
+class SignIn(RequestHandler):
+    """What the Hub's sign-in leaves in the browser: the token of a session in a signed cookie."""
+
+    def get(self, token: str) -> None:
+        self.set_signed_cookie("service-workspaces", token, path=PREFIX)
+
+
+class Browser:
+    """A browser without scripts: it keeps cookies, says that it navigates, and sends forms as they stand."""
+
+    def __init__(self, address: str) -> None:
+        self.client = httpx.AsyncClient(base_url=address, headers={"Sec-Fetch-Mode": "navigate"})
+        self.page = BeautifulSoup("", "html.parser")
+
+    async def get(self, path: str = "", **options: Any) -> httpx.Response:
+        answer = await self.client.get(PREFIX + path, **options)
+        self.page = BeautifulSoup(answer.text, "html.parser")
+        return answer
+
+    async def send(self, action: str, follow: bool = True, **fields: str) -> httpx.Response:
+        """Send the form of this action on the present page, its hidden fields included."""
+        form = self.page.find("form", action=PREFIX + action)
+        assert form is not None, f"the page has no form for {action}"
+        hidden = {tag["name"]: tag["value"] for tag in form.find_all("input", type="hidden")}
+        answer = await self.client.post(PREFIX + action, data=hidden | fields, follow_redirects=follow)
+        self.page = BeautifulSoup(answer.text, "html.parser")
+        return answer
+
+    def text(self) -> str:
+        return " ".join(self.page.get_text(" ").split())
+
+    def alert(self) -> str:
+        tag = self.page.find(role="alert")
+        return "" if tag is None else tag.get_text().strip()
+
+
+@dataclass
+class World:
+    """The running pages: their address, the desk behind them, the scopes of the next session, who was let in."""
+
+    address: str
+    desk: FakeDesk
+    scopes: dict[str, list[str]]
+    callers: list[Caller] = field(default_factory=list)
+
+    async def sign_in(self, name: str = "ann", *scopes: str) -> Browser:
+        self.scopes[name] = list(scopes or (USE, MANAGE))
+        browser = Browser(self.address)
+        await browser.client.get(f"/sign-in/{name}")
+        return browser
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """The real handlers, templates, cookies and XSRF checks; only the Hub's word and the domain are fakes."""
+    options = {
+        "api_url": "http://127.0.0.1:1/hub/api",
+        "api_token": "of-the-service",
+        "oauth_client_id": "service-workspaces",
+        "base_url": PREFIX,
+        "access_scopes": {"access:services!service=workspaces"},
+    }
+    identity = Identity(FakeHub(), **options)  # type: ignore[arg-type]
+    made = World("", FakeDesk(), {})
+
+    async def user_for_token(token: str, **_: Any) -> dict[str, Any] | None:
+        if token not in made.scopes:
+            return None
+        scopes = [*made.scopes[token], "access:services!service=workspaces"]
+        return {"kind": "user", "name": token, "scopes": scopes}
+
+    monkeypatch.setattr(identity.auth, "user_for_token", user_for_token)
+
+    def desk_for(caller: Caller) -> FakeDesk:
+        made.callers.append(caller)
+        return made.desk
+
+    site = Site(TEMPLATES, identity, Links("/", PREFIX), desk_for)  # type: ignore[arg-type]
+    server = HTTPServer(Application([(r"/sign-in/(.*)", SignIn), *page_routes(site)], cookie_secret=b"c" * 32))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.setblocking(False)
+        server.add_socket(listening)
+        made.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield made
+        server.stop()
+        await server.close_all_connections()
+
+
+# Who may look
+
+
+async def test_a_stranger_is_sent_to_the_hubs_sign_in_and_comes_back(world: World) -> None:
+    answer = await Browser(world.address).get("w/demo")
+    assert answer.status_code == 302
+    assert answer.headers["location"].startswith("/hub/api/oauth2/authorize?client_id=service-workspaces")
+    assert world.callers == []
+
+
+async def test_a_fetch_without_session_makes_the_page_reload_instead_of_following_to_the_sign_in(world: World) -> None:
+    answer = await Browser(world.address).get("cards", headers={"HX-Request": "true", "Sec-Fetch-Mode": "cors"})
+    assert answer.status_code == 401
+    assert answer.headers["hx-refresh"] == "true"
+
+
+async def test_a_token_opens_no_page(world: World) -> None:
+    """A notebook server's token is weak; pages manage members, so they take a browser's session only."""
+    world.scopes["ann"] = [USE, MANAGE]
+    async with httpx.AsyncClient(base_url=world.address, headers={"Authorization": "token ann"}) as client:
+        assert (await client.get(PREFIX)).status_code == 403
+        assert (await client.post(f"{PREFIX}new", data={"name": "mine"})).status_code == 403
+        in_url = await client.get(f"{PREFIX}?token=ann", headers={"Sec-Fetch-Mode": "websocket", "Authorization": ""})
+        assert in_url.status_code == 302
+    assert world.desk.done == []
+
+
+async def test_the_hubs_absence_is_one_sentence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = await world.sign_in()
+
+    async def away(self: Any, name: str) -> UserRef:
+        raise MaestroError("hub_unavailable", "The Hub does not answer; try again in a moment.")
+
+    monkeypatch.setattr(FakeHub, "user", away)
+    answer = await browser.get()
+    assert answer.status_code == 503
+    assert "The Hub does not answer; try again in a moment." in browser.text()
+    assert "Traceback" not in answer.text
+
+
+async def test_a_session_that_may_not_manage_sends_no_form(world: World) -> None:
+    browser = await world.sign_in("ann", USE)
+    await browser.get()
+    answer = await browser.send("new", name="mine")
+    assert answer.status_code == 403
+    assert world.desk.done == []
+
+
+@pytest.mark.parametrize(
+    "action", ["new", "w/demo/about", "w/demo/members", "w/demo/members/remove", "w/demo/archive", "stop/l-demo"]
+)
+async def test_no_form_is_taken_without_its_xsrf_token(world: World, action: str) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    for token in ({}, {"_xsrf": "guessed"}):
+        answer = await browser.client.post(PREFIX + action, data={"name": "mine", "sure": "demo", **token})
+        assert answer.status_code == 403
+        assert "reload the page" in answer.text
+    assert world.desk.done == []
+
+
+async def test_one_persons_xsrf_token_is_no_good_for_another(world: World) -> None:
+    ann, bob = await world.sign_in("ann"), await world.sign_in("bob")
+    await ann.get()
+    await bob.get()
+    token = ann.page.find("input", attrs={"name": "_xsrf"})["value"]
+    answer = await bob.client.post(f"{PREFIX}new", data={"name": "mine", "_xsrf": token})
+    assert answer.status_code == 403
+    assert world.desk.done == []
+
+
+# What is shown
+
+
+async def test_cards_say_role_and_servers_and_lead_to_the_spawn_form(world: World) -> None:
+    browser = await world.sign_in("ann@example.org")
+    await browser.get()
+    card = browser.page.find(id="card-demo")
+    assert "You are owner, 0 of 3 servers" in card.get_text()
+    assert card.find(id="open-demo")["href"] == "/hub/spawn/ann@example.org/demo"
+    personal = browser.page.find(id="card-u-ann-1a2b3c")
+    assert personal.find("h2").get_text() == "Personal workspace"
+    assert personal.find(id="open-u-ann-1a2b3c")["href"] == "/hub/spawn/ann@example.org"
+    assert card.find("a", string="MLflow")["href"] == "/services/mlflow/#/experiments?workspace=demo"
+
+
+async def test_a_running_server_opens_and_stops_and_a_starting_one_shows_its_progress(world: World) -> None:
+    world.desk.views += [workspace("slow")]
+    world.desk.running = [launch("demo"), launch("slow", status=LaunchStatus.RESERVED), launch("demo", user="bob")]
+    browser = await world.sign_in()
+    await browser.get()
+    assert browser.page.find(id="open-demo")["href"] == "/user/ann/demo/lab"
+    assert browser.page.find(id="open-slow")["href"] == "/hub/spawn-pending/ann/slow"
+    assert len(browser.page.find(id="card-demo").find_all("form")) == 1, "only my own server can be stopped here"
+    await browser.send("stop/l-demo")
+    assert world.desk.done == [("stop", "l-demo")]
+    assert browser.page.find(role="status").get_text() == "The server in demo is stopping."
+    assert browser.page.find("h1").get_text() == "Workspaces", "one comes back to where the button was"
+
+
+async def test_the_cards_alone_are_asked_for_again_and_answered_only_when_they_changed(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    cards = browser.page.find(id="cards")
+    assert cards["hx-trigger"] == "every 15s"
+    path = cards["hx-get"].removeprefix(PREFIX)
+    fetched = {"HX-Request": "true", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+    assert (await browser.client.get(PREFIX + path, headers=fetched)).status_code == 401, "a fetch needs the token too"
+    fetched["X-XSRFToken"] = browser.page.find("input", attrs={"name": "_xsrf"})["value"]
+    assert (await browser.client.get(PREFIX + path, headers=fetched)).status_code == 204
+    world.desk.running = [launch("demo", status=LaunchStatus.RESERVED)]
+    answer = await browser.get(path, headers=fetched)
+    assert answer.status_code == 200
+    assert browser.page.find(id="cards")["hx-trigger"] == "every 2s"
+    assert browser.page.find("html") is None, "only the part, not the frame"
+
+
+async def test_nothing_that_people_wrote_becomes_html(world: World) -> None:
+    # the names are what no rule would let through: the pages do not lean on the rules
+    views = [workspace("demo").model_copy(update={"name": HOSTILE, "description": HOSTILE, "created_by": HOSTILE})]
+    world.desk.views = [*views, workspace("demo", description=HOSTILE)]
+    world.desk.people = [Member(kind="group", name=HOSTILE, role=Role.VIEWER, added_by=HOSTILE, added_at=NOW)]
+    world.desk.running = [launch("demo", user="ann").model_copy(update={"server_name": HOSTILE, "profile": HOSTILE})]
+    world.desk.policy_status = PolicyStatus(HOSTILE, HOSTILE, HOSTILE)
+    world.desk.refusal = MaestroError("conflict", HOSTILE)
+    browser = await world.sign_in("ann", USE, MANAGE, ADMIN)
+    for path in ("", "w/demo", "admin", "w/" + quote(HOSTILE)):
+        answer = await browser.get(path)
+        assert "alert(" in answer.text, f"{path} shows nothing hostile, so it proves nothing"
+        assert_harmless(browser.page)
+    await browser.get("w/demo")
+    await browser.send("w/demo/members", name=HOSTILE, kind=HOSTILE, role="editor", adding="1")
+    assert_harmless(browser.page)
+    assert browser.page.find(id="member-name")["value"] == HOSTILE
+    await browser.get()
+    await browser.send("stop/l-demo")
+    assert browser.page.find(role="status").get_text() == HOSTILE
+
+
+def assert_harmless(page: BeautifulSoup) -> None:
+    """No script of ours is inline, no handler is, and no link leads to a script."""
+    for script in page.find_all("script"):
+        assert script.get("src") and not script.get_text().strip()
+    for tag in page.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on")]
+        assert not str(tag.get("href", "")).lower().startswith("javascript:")
+        assert "style" not in tag.attrs
+
+
+async def test_admin_items_and_the_admin_page_are_for_admins(world: World) -> None:
+    browser = await world.sign_in("ann")
+    await browser.get()
+    assert "Maestro admin" not in browser.text()
+    answer = await browser.get("admin")
+    assert answer.status_code == 403
+    assert "for admins of Maestro" in browser.text()
+
+    world.desk.running = [launch("demo", user="bob")]
+    world.desk.policy_status = PolicyStatus("maestro.yaml", "abc123", "maestro.yaml line 3: not YAML.")
+    admin = await world.sign_in("root", USE, MANAGE, ADMIN)
+    assert (await admin.get("admin")).status_code == 200
+    assert admin.alert() == "maestro.yaml line 3: not YAML."
+    assert "2 cpu, 4 GiB" in admin.text()
+    assert admin.page.find("a", attrs={"aria-current": "page"}).get_text() == "Maestro admin"
+    await admin.send("stop/l-demo")
+    assert admin.page.find("h1").get_text() == "Maestro admin"
+
+
+async def test_every_control_has_a_name_for_a_screen_reader(world: World) -> None:
+    world.desk.running = [launch("demo")]
+    world.desk.people = [Member(kind="user", name="ann", role=Role.OWNER, added_by="ann", added_at=NOW)]
+    browser = await world.sign_in("ann", USE, MANAGE, ADMIN)
+    for path in ("", "w/demo", "admin", "w/nothing"):
+        await browser.get(path)
+        assert browser.page.html["lang"] == "en"
+        assert len(browser.page.find_all("h1")) == 1
+        for control in browser.page.find_all(["input", "select", "textarea", "button", "a"]):
+            if control.get("type") == "hidden":
+                continue
+            labelled = browser.page.find("label", attrs={"for": control.get("id")}) if control.get("id") else None
+            image = control.find("img", alt=True)
+            assert control.get_text().strip() or control.get("aria-label") or labelled or image, control
+        ids = [tag["id"] for tag in browser.page.find_all(id=True)]
+        assert len(ids) == len(set(ids)), "an id stands twice"
+        for tag in browser.page.find_all(attrs={"aria-describedby": True}):
+            assert set(tag["aria-describedby"].split()) <= set(ids)
+
+
+async def test_the_headers_close_the_page(world: World) -> None:
+    browser = await world.sign_in()
+    for path in ("", "w/nothing", "static/maestro.css"):
+        headers = (await browser.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+    for path in ("", "w/nothing", "no/such/page"):
+        headers = (await browser.get(path)).headers
+        assert "script-src 'self';" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_where_services_have_their_own_domain_the_hubs_files_are_let_in() -> None:
+    policy = security_headers(Links("https://hub.example.org/jh/", PREFIX))["Content-Security-Policy"]
+    assert "style-src 'self' https://hub.example.org;" in policy
+    assert "connect-src 'self';" in policy
+
+
+@pytest.mark.parametrize("base", ["/", "/jh/", "https://hub.example.org/", "https://hub.example.org/jh/"])
+def test_links_keep_the_hubs_prefix_once_and_quote_names(base: str) -> None:
+    links = Links(base, "/jh/services/workspaces/")
+    path = "/jh/user/ann/demo/lab" if base.endswith("/jh/") else "/user/ann/demo/lab"
+    assert links.server(path) == base + "user/ann/demo/lab"
+    assert links.spawn("a/b?c#d", "x") == f"{base}hub/spawn/a%2Fb%3Fc%23d/x"
+    assert links.workspace("../../hub") == "/jh/services/workspaces/w/..%2F..%2Fhub"
+
+
+# What can be done
+
+
+async def test_a_new_workspace_is_made_and_a_reload_makes_no_second(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    answer = await browser.send("new", name="team-a", description="Ours\r\ntogether", follow=False)
+    assert answer.status_code == 303
+    assert world.desk.done == [("create", "team-a", "Ours\ntogether")]
+    await browser.get("w/team-a")
+    assert browser.page.find(role="status").get_text() == "The workspace team-a is yours: open it, or add members."
+    await browser.get("w/team-a")
+    assert browser.page.find(role="status") is None, "it is said once"
+
+
+async def test_a_bad_name_is_explained_over_what_was_typed(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    answer = await browser.send("new", name="Bad Name!", description="what I typed")
+    assert answer.status_code == 400
+    assert browser.alert().startswith("'Bad Name!' cannot name a workspace; take 1 to 30 characters")
+    assert browser.page.find(id="create-name")["value"] == "Bad Name!"
+    assert browser.page.find(id="create-description").get_text() == "what I typed"
+    assert browser.page.find("details", id="new").has_attr("open")
+    assert world.desk.done == []
+
+
+async def test_a_taken_name_is_explained_too(world: World) -> None:
+    world.desk.refusal = MaestroError("name_taken", "The name 'demo' is taken; choose another one.")
+    browser = await world.sign_in()
+    await browser.get()
+    assert (await browser.send("new", name="demo")).status_code == 409
+    assert browser.alert() == "The name 'demo' is taken; choose another one."
+
+
+async def test_members_are_added_changed_and_removed(world: World) -> None:
+    world.desk.people = [
+        Member(kind="user", name="ann", role=Role.OWNER, added_by="ann", added_at=NOW),
+        Member(kind="group", name="data science", role=Role.VIEWER, added_by="ann", added_at=NOW),
+    ]
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    await browser.send("w/demo/members", kind="user", name="bob@example.org", role="viewer", adding="1")
+    assert browser.page.find(role="status").get_text() == "bob@example.org is now viewer of demo."
+    await browser.send("w/demo/members", kind="group", name="data science", role="editor")
+    await browser.send("w/demo/members/remove", kind="group", name="data science")
+    assert world.desk.done == [
+        ("put", "demo", "user", "bob@example.org", Role.VIEWER),
+        ("put", "demo", "group", "data science", Role.EDITOR),
+        ("remove", "demo", "group", "data science"),
+    ]
+
+
+async def test_a_refused_member_is_explained_where_the_name_was_typed(world: World) -> None:
+    world.desk.refusal = MaestroError("unknown_user", "The Hub does not know a user 'nobody'; they sign up first.")
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    assert (
+        await browser.send("w/demo/members", kind="user", name="nobody", role="viewer", adding="1")
+    ).status_code == 404
+    assert browser.alert() == "The Hub does not know a user 'nobody'; they sign up first."
+    field = browser.page.find(id="member-name")
+    assert (field["value"], field["aria-invalid"], field["aria-describedby"]) == ("nobody", "true", "member-problem")
+    assert browser.page.find(id="member-role").find("option", selected=True)["value"] == "viewer"
+
+
+async def test_a_viewer_sees_members_but_no_forms_except_to_leave(world: World) -> None:
+    world.desk.views = [workspace("demo", Role.VIEWER)]
+    world.desk.people = [
+        Member(kind="user", name="bob", role=Role.VIEWER, added_by="ann", added_at=NOW),
+        Member(kind="user", name="ann", role=Role.OWNER, added_by="ann", added_at=NOW),
+    ]
+    browser = await world.sign_in("bob")
+    await browser.get("w/demo")
+    assert "files are read-only for you" in browser.text()
+    forms = browser.page.find_all("form")
+    assert [form["action"] for form in forms] == [f"{PREFIX}w/demo/members/remove"]
+    assert forms[0].button["aria-label"] == "Leave demo"
+    await browser.send("w/demo/members/remove")
+    assert world.desk.done == [("remove", "demo", "user", "bob")]
+    assert browser.page.find("h1").get_text() == "Workspaces"
+
+
+async def test_the_description_changes_and_too_much_of_it_is_kept_and_explained(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    await browser.send("w/demo/about", description="New words")
+    assert world.desk.done == [("change", "demo", "New words")]
+    assert (await browser.send("w/demo/about", description="x" * 1001)).status_code == 400
+    assert browser.alert().startswith("description:")
+    assert browser.page.find(id="about-description").get_text().strip() == "x" * 1001
+
+
+async def test_archiving_needs_the_ticked_box(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    await browser.send("w/demo/archive")
+    assert browser.page.find(role="status").get_text() == "Tick the box to archive the workspace."
+    assert world.desk.done == []
+    await browser.send("w/demo/archive", sure="demo")
+    assert world.desk.done == [("archive", "demo")]
+
+
+async def test_a_form_sends_nobody_to_another_site(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    token = browser.page.find("input", attrs={"name": "_xsrf"})["value"]
+    for back in ("https://evil.example", "//evil.example", "../../hub/logout", "admin"):
+        answer = await browser.client.post(f"{PREFIX}stop/l-demo", data={"_xsrf": token, "back": back})
+        assert answer.headers["location"].startswith(f"{PREFIX}w/")
+
+
+# What goes wrong
+
+
+async def test_an_unknown_workspace_is_a_page_with_one_sentence(world: World) -> None:
+    browser = await world.sign_in()
+    for path in ("w/nothing", "w/nothing/members"):
+        answer = await browser.get(path)
+        assert answer.status_code == 404
+        assert "There is no such workspace that you belong to." in browser.text()
+    assert (await browser.get("no/such/page")).status_code == 404
+
+
+async def test_a_mistake_in_the_policy_leaves_the_workspace_page_standing(world: World) -> None:
+    world.desk.limits_refusal = MaestroError("invalid_policy", "maestro.yaml line 3: not YAML.")
+    browser = await world.sign_in()
+    assert (await browser.get("w/demo")).status_code == 200
+    assert "maestro.yaml line 3: not YAML." in browser.text()
+
+
+async def test_a_fault_of_ours_shows_a_mark_and_no_traceback(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.desk.refusal = KeyError("secret-thing")  # type: ignore[assignment]
+    browser = await world.sign_in()
+    await browser.get()
+    answer = await browser.send("new", name="team-a")
+    assert answer.status_code == 500
+    assert "secret-thing" not in answer.text and "Traceback" not in answer.text
+    mark = browser.text().split("under ")[1].split(".")[0]
+    assert f"fault {mark}" in caplog.text
+
+
+async def test_bytes_that_are_no_text_are_refused(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get()
+    token = browser.page.find("input", attrs={"name": "_xsrf"})["value"]
+    answer = await browser.client.post(f"{PREFIX}new", content=f"_xsrf={token}&name=%ff%fe".encode(), headers=FORM)
+    assert answer.status_code == 400
+    assert world.desk.done == []
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
