@@ -46,10 +46,12 @@ def ensure_key(state: Path, name: str, size: int = 32) -> str:
         OSError: if it cannot be read or written.
     """
     path = key_path(state, name)
-    make_private_directory(path.parent)
-    _create(path, secrets.token_hex(size))
+    if not path.exists():
+        make_private_directory(path.parent)
+        _create(path, secrets.token_hex(size))
     if path.stat().st_mode & 0o077:
-        path.chmod(0o600)
+        with contextlib.suppress(OSError):  # a mounted Secret is closed by whoever mounts it
+            path.chmod(0o600)
     key = path.read_text(encoding="ascii").strip()
     if not key:
         raise KeyFileError(f"The key file {path} is empty: delete it, and start again to have a new one made.")
@@ -58,8 +60,6 @@ def ensure_key(state: Path, name: str, size: int = 32) -> str:
 
 def _create(path: Path, text: str) -> None:
     """Write the whole file or none, and leave an existing one alone: link() fails where the name is taken."""
-    if path.exists():
-        return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

