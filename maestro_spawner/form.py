@@ -1,0 +1,69 @@
+"""The spawn form: what the service says a person may have, as HTML, and what fills it in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from maestro_core.errors import MaestroError
+from maestro_core.launches import FormView, SpawnAsk, parse_ask
+
+TEMPLATE = "spawn_form.html"
+#: what a form or link may fill in, amounts flat
+FIELDS = (*(name for name in SpawnAsk.model_fields if name != "resources"), "cpu", "memory", "gpu", "gpu_type")
+MAX_CHOICE = 250
+
+
+def template_folders() -> list[str]:
+    """Where the pages' templates lie: beside the sources, else where an installed wheel put them."""
+    places = (Path(__file__).parent.parent / "templates/pages", Path(sys.prefix) / "share/maestro/templates/pages")
+    return [str(place) for place in places if (place / TEMPLATE).is_file()]
+
+
+def render(folders: Iterable[str], view: FormView, chosen: Mapping[str, Any], notice: str | None) -> str:
+    """The inner part of the Hub's spawn page, every value escaped.
+
+    Args:
+        folders: where the template is looked for, first match wins.
+        view: from the service.
+        chosen: what fills it in.
+        notice: a sentence above it, or None.
+
+    Raises:
+        jinja2.TemplateError: when the template is missing or broken.
+    """
+    return _environment(tuple(folders)).get_template(TEMPLATE).render(form=view, chosen=dict(chosen), notice=notice)
+
+
+@lru_cache(maxsize=8)
+def _environment(folders: tuple[str, ...]) -> jinja2.Environment:
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True, trim_blocks=True)
+
+
+def refused(error: MaestroError) -> FormView:
+    """The form when there is none: the sentence alone, and no Start."""
+    return FormView(workspace=None, role=None, refusal=error.message)
+
+
+def chosen_before(user_options: object) -> dict[str, Any]:
+    """What was asked for last time, if it can still be read."""
+    try:
+        return parse_ask(user_options).as_user_options()
+    except MaestroError:
+        return {}
+
+
+def chosen_in(fields: Mapping[str, Iterable[str | bytes]]) -> dict[str, str]:
+    """The known fields of a submitted form or of a link's query (with or without ``opt-``), the last value of each."""
+    chosen = {}
+    for key, values in fields.items():
+        name = key.removeprefix("opt-")
+        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
+        if name in FIELDS and texts and texts[-1].strip():
+            chosen[name] = texts[-1].strip()[:MAX_CHOICE]
+    return chosen

@@ -1,0 +1,149 @@
+"""The spawner's side of the workspaces service: five questions, each with a time-out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from maestro_core.errors import MaestroError
+from maestro_core.launches import FormRequest, FormView, LaunchPlan, PlanRequest, ReleaseRequest
+from maestro_core.models import read_model
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+NOT_ANSWERING = (
+    "The workspaces service does not answer, so nothing was started; try again in a minute, or tell an admin."
+)
+NOT_KNOWN = "The workspaces service does not accept the Hub's token, so nothing was started; tell an admin."
+MAX_ANSWER_BYTES = 1024 * 1024
+#: pauses between tries of what may be repeated, in seconds
+PAUSES = (0.3, 1.0, 3.0, 10.0, 30.0)
+
+log = logging.getLogger(__name__)
+
+
+class PlanService:
+    """A client of the service's ``/plan`` routes; its connections are shared by all spawners.
+
+    Args:
+        url: base of the API (``http://127.0.0.1:8181/services/workspaces/api/v1/jupyter``).
+        token: of the Hub service ``maestro-spawner``. Secret.
+        timeout: seconds that one answer may take.
+    """
+
+    _shared: ClassVar[dict[tuple[Any, ...], PlanService]] = {}
+
+    def __init__(self, url: str, token: str, timeout: float) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/") + "/",
+            headers={"Authorization": f"token {token}"},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0)),
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0),
+            trust_env=False,  # a proxy of the machine is not for us
+        )
+
+    @classmethod
+    def shared(cls, url: str, token: str, timeout: float) -> PlanService:
+        """The one client of this loop for this address and token."""
+        key = (asyncio.get_running_loop(), url, token, timeout)
+        for other in [other for other in cls._shared if other[0].is_closed()]:
+            del cls._shared[other]
+        if key not in cls._shared:
+            cls._shared[key] = cls(url, token, timeout)
+        return cls._shared[key]
+
+    async def reserve(self, question: PlanRequest) -> LaunchPlan:
+        """Admit one launch. Asked once: a repeated question could be counted twice.
+
+        Raises:
+            MaestroError: the service's refusal, or ``service_unavailable``.
+        """
+        return _read(LaunchPlan, await self._post("plan/launches", question))
+
+    async def form(self, question: FormRequest) -> FormView:
+        """What the spawn form shows; asked again once, because it changes nothing.
+
+        Raises:
+            MaestroError: as :meth:`reserve`.
+        """
+        try:
+            answer = await self._post("plan/form", question)
+        except MaestroError as error:
+            if error.code != "service_unavailable":
+                raise
+            answer = await self._post("plan/form", question)
+        return _read(FormView, answer)
+
+    async def confirm(self, launch_id: str) -> None:
+        """Say that the server is up. Idempotent.
+
+        Raises:
+            MaestroError: as :meth:`reserve`.
+        """
+        await self._post(f"plan/launches/{launch_id}/confirm", None)
+
+    async def release(self, launch_id: str, reason: str) -> None:
+        """Say that the launch is over, or never was. Idempotent.
+
+        Raises:
+            MaestroError: as :meth:`reserve`.
+        """
+        await self._post(f"plan/launches/{launch_id}/release", ReleaseRequest(reason=reason))
+
+    async def _post(self, path: str, body: BaseModel | None) -> Any:
+        content = {} if body is None else body.model_dump(mode="json")
+        try:
+            response = await self._client.post(path, json=content)
+        except httpx.HTTPError as error:
+            log.warning("The workspaces service does not answer POST %s: %s", path, type(error).__name__)
+            raise MaestroError("service_unavailable", NOT_ANSWERING) from None
+        return _answer(path, response)
+
+
+def _answer(path: str, response: httpx.Response) -> Any:
+    body: Any = None
+    if response.content and len(response.content) <= MAX_ANSWER_BYTES:
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+    if response.is_success:
+        return body
+    log.info("The workspaces service answers POST %s with %s", path, response.status_code)
+    if response.status_code == 401:
+        raise MaestroError("service_unavailable", NOT_KNOWN)
+    error = MaestroError.from_json(body, fallback="service_unavailable")
+    raise error if error.code != "service_unavailable" else MaestroError("service_unavailable", NOT_ANSWERING)
+
+
+def _read(model: type[ModelT], answer: Any) -> ModelT:
+    try:
+        return read_model(model, answer)
+    except MaestroError as error:
+        # The answer may hold the launch's token, so the log gets the place of the mistake alone.
+        log.error("The workspaces service sent no %s: %s", model.__name__, error.details.get("field"))
+        raise MaestroError(
+            "internal", "The workspaces service gave an answer that the Hub does not understand; tell an admin."
+        ) from None
+
+
+async def try_again(what: Callable[[], Awaitable[None]], pauses: tuple[float, ...] = PAUSES) -> bool:
+    """Do something idempotent until it succeeds, with a pause after each failure.
+
+    Returns:
+        whether it succeeded. An error other than "does not answer" is not tried again.
+    """
+    for pause in (*pauses, None):
+        try:
+            await what()
+            return True
+        except MaestroError as error:
+            if error.code != "service_unavailable" or pause is None:
+                return False
+        await asyncio.sleep(pause)
+    return False
