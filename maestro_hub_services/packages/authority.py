@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -73,19 +73,19 @@ class _Answers(Generic[T]):
         known = self._known.get(key)
         if known is not None and now - known.at < FRESH_SECONDS:
             return known.get()
-        if known is not None and known.value is not None and now < self._leave_alone_until:
-            return self._old_answer(known, now)
+        if self._serves_still(known, now) and now < self._leave_alone_until:
+            return known.get()
         try:
             return (await shared(self._running, key, lambda: self._ask(key, ask))).get()
         except MaestroError as error:
-            if error.code != "service_unavailable" or known is None or known.value is None:
+            if error.code != "service_unavailable" or not self._serves_still(known, self._clock()):
                 raise
-            return self._old_answer(known, self._clock())
+            return known.get()
 
-    def _old_answer(self, known: _Known[T], now: float) -> T:
-        if now - known.at > GRACE_SECONDS:
-            raise _away()
-        return known.get()
+    @staticmethod
+    def _serves_still(known: _Known[T] | None, now: float) -> TypeGuard[_Known[T]]:
+        """Whether this is an answer (no refusal) that may be used while the service is away."""
+        return known is not None and known.value is not None and now - known.at <= GRACE_SECONDS
 
     async def _ask(self, key: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> _Known[T]:
         began = self._clock()  # the answer is as old as the question
