@@ -48,6 +48,9 @@ SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
 #: what a browser's session at a service may carry of the person's scopes
 SESSION_SCOPES: dict[str, tuple[str, ...]] = {"workspaces": (*PEOPLE, *ADMINS)}
 
+#: variables of the Hub that a service gets too, where they are set
+PASSED: dict[str, tuple[str, ...]] = {"mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS")}
+
 SPAWNERS = {
     "local": "maestro_spawner.local.MaestroLocalSpawner",
     "kubernetes": "maestro_spawner.kube.MaestroKubeSpawner",
@@ -248,6 +251,7 @@ def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[st
         "MAESTRO_ACCOUNTS_URL": f"{base}hub/accounts" if accounts else "",
         PARENT_VARIABLE: str(os.getpid()),
         **maestro.addresses(base),
+        **{variable: os.environ[variable] for variable in PASSED.get(name, ()) if os.environ.get(variable)},
     }
 
 

@@ -8,8 +8,8 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
 ``MAESTRO_PUBLIC_URL``   address of the Hub for people, with its base path (``http://127.0.0.1:8888/``)
 ``MAESTRO_SERVICE_URL``  the workspaces service's API (``http://127.0.0.1:8181/services/workspaces/api/v1/jupyter``)
 ``MAESTRO_MLFLOW_URL``   MLflow as notebook servers reach it (``http://127.0.0.1:8888/services/mlflow``)
-``MAESTRO_MLFLOW_DB``, ``MAESTRO_MLFLOW_ARTIFACTS``         MLflow's database and artifacts, if not sqlite and a directory
-                         in the state (``postgresql://...``, ``s3://bucket/path``)
+``MAESTRO_MLFLOW_DB``, ``MAESTRO_MLFLOW_ARTIFACTS``         MLflow's database and artifacts, if not sqlite and a
+                         directory in the state (``postgresql://...``, ``s3://bucket/path``)
 ``MAESTRO_INDEX_URL``    the package index as notebook servers reach it (``http://127.0.0.1:8182/services/packages``)
 ``MAESTRO_PROVIDER``     ``local`` (default) or ``kubernetes``
 ``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
@@ -67,6 +67,7 @@ class Settings:
     prefix: str
     mlflow_db: str = field(default="", repr=False)
     mlflow_artifacts: str = ""
+    accounts_url: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
