@@ -66,7 +66,7 @@ class FakeDesk:
     people: list[Member] = field(default_factory=list)
     refusal: MaestroError | None = None
     limits_refusal: MaestroError | None = None
-    policy_status: PolicyStatus = PolicyStatus("maestro.yaml", "abc123", None)
+    policy_status: PolicyStatus = field(default_factory=lambda: PolicyStatus("maestro.yaml", "abc123", None))
     done: list[tuple[Any, ...]] = field(default_factory=list)
 
     def _do(self, *what: Any) -> None:
