@@ -17,7 +17,7 @@ from .values import ValueRefused, number, param_value
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 _KEY_AND_VALUE = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|(\S+))\s+(\S.*?)\s*""")
-_STEP = re.compile(r"(?:^|\s)--step(?:\s+|=)(\S+)\s*$")
+_STEP = re.compile(r"^\s*--step(?:\s+|=)(?P<first>\S+)|\s--step(?:\s+|=)(?P<last>\S+)\s*$")
 
 
 @magics_class
@@ -31,7 +31,9 @@ class MlflowMagics(Magics):
 
     @magic_arguments()
     @argument("name", nargs="*", help="the run's name; MLflow makes one up if there is none")
-    @argument("--experiment", default="", help="the experiment, made if missing; the workspace's own if not said")
+    @argument(
+        "--experiment", metavar="E", default="", help="the experiment, made if missing; the workspace's own if not said"
+    )
     @argument("--nested", action="store_true", help="start it inside the active run")
     @argument("--tags", nargs="+", default=[], metavar="KEY=VALUE", help="tags of the run")
     @line_magic
@@ -58,14 +60,14 @@ class MlflowMagics(Magics):
     @magic_arguments()
     @argument("key", help="the metric's name")
     @argument("value", nargs="+", help="a number, or an expression of your variables")
-    @argument("--step", help="the step, a whole number or an expression; at the end of the line")
+    @argument("--step", metavar="N", help="the step: a whole number, or an expression without blanks")
     @line_magic
     def mlflow_log_metric(self, line: str) -> None:
         """Log a metric of the active run."""
         found = _STEP.search(line)
-        key, value = _key_and_value(self.mlflow_log_metric, line[: found.start()] if found else line)
+        key, value = _key_and_value(self.mlflow_log_metric, _STEP.sub("", line, count=1))
         figure = _value(lambda: number(value, self.variables, "value"))
-        step = _value(lambda: number(found[1], self.variables, "step")) if found else None
+        step = _value(lambda: number(found["first"] or found["last"], self.variables, "step")) if found else None
         if step is not None and not step.is_integer():
             raise UsageError(f"The step {step:g} is no whole number.")
         self._show(lambda: self.runs.log_metric(key, figure, None if step is None else int(step)))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import numbers
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
 
 #: MLflow's own limit for a parameter (mlflow.utils.validation, MAX_PARAM_VAL_LENGTH)
 MAX_PARAM = 6000
+
+_DATE = re.compile(r"\d+([-/]\d+)+")
 
 
 class ValueRefused(Exception):
@@ -69,18 +72,14 @@ def _evaluate(text: str, variables: Mapping[str, Any], arithmetic: bool) -> Any:
     """The value of an expression; ``text`` itself where it is none.
 
     Args:
-        arithmetic: whether ``1/3`` is a third; as a parameter, ``2026-11-21`` is a date and no subtraction.
+        arithmetic: whether ``1/3`` is a third, and ``2026-11-21`` a subtraction.
     """
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    if not names and not arithmetic:
-        try:
-            return ast.literal_eval(tree)
-        except (ValueError, TypeError, SyntaxError):
-            return text
+    if _DATE.fullmatch(text) and not arithmetic:
+        return text
     if isinstance(tree.body, ast.Name) and tree.body.id not in variables:
         return text  # not Python's own names either: `max` is a word here
     try:

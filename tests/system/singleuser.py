@@ -1,0 +1,253 @@
+"""A notebook server as a launch starts it, and a browser's side of its API: for tests of what runs inside.
+
+The Hub's place is taken by its two answers that a notebook server asks for (its version, whose token this is), so that
+these tests need neither proxy nor sign-in; the whole chain is walked by the browser test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "token-of-the-notebook-server"
+LIMIT = 60.0  # seconds that anything here may take
+
+
+def prefix() -> Path:
+    """The environment that notebook servers run from: the one that set-up makes, or MAESTRO_TEST_SINGLEUSER."""
+    return Path(os.environ.get("MAESTRO_TEST_SINGLEUSER") or ROOT / ".venv-singleuser")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Any, what: str, limit: float = LIMIT) -> Any:
+    """Ask until the answer is true.
+
+    Raises:
+        AssertionError: it did not become true in time.
+    """
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {limit:g} s")
+
+
+@contextmanager
+def hub_answers(user: str, server: str) -> Iterator[str]:
+    """What a Hub answers about one token; yields the address of its API."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers.get("Authorization") == f"token {TOKEN}"
+            if self.path.rstrip("/") == "/hub/api":
+                status, body = 200, {"version": "6.1.1"}
+            elif self.path.startswith("/hub/api/user") and known:
+                scope = f"access:servers!server={user}/{server}"
+                status, body = 200, {"kind": "user", "name": user, "scopes": [scope], "groups": []}
+            else:
+                status, body = 403, {"message": "no"}
+            self._answer(status, body)
+
+        def do_POST(self) -> None:  # activity
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self._answer(200, {})
+
+        def _answer(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("X-JupyterHub-Version", "6.1.1")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{hub.server_port}/hub/api"
+    finally:
+        hub.shutdown()
+        hub.server_close()
+
+
+def hub_variables(hub_api: str, port: int, user: str = "ann", server: str = "demo") -> dict[str, str]:
+    """The JUPYTERHUB_* that ``Spawner.get_env`` gives a server, as far as it reads them."""
+    base = f"/user/{user}/{server}/"
+    return {
+        "JUPYTERHUB_API_TOKEN": TOKEN,
+        "JUPYTERHUB_API_URL": hub_api,
+        "JUPYTERHUB_BASE_URL": "/",
+        "JUPYTERHUB_CLIENT_ID": f"jupyterhub-user-{user}!{server}",
+        "JUPYTERHUB_USER": user,
+        "JUPYTERHUB_SERVER_NAME": server,
+        "JUPYTERHUB_SERVICE_PREFIX": base,
+        "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{port}{base}",
+        "JUPYTERHUB_OAUTH_CALLBACK_URL": f"{base}oauth_callback",
+        "JUPYTERHUB_OAUTH_SCOPES": json.dumps([f"access:servers!server={user}/{server}"]),
+        "JUPYTERHUB_OAUTH_ACCESS_SCOPES": json.dumps([f"access:servers!server={user}/{server}"]),
+        "JUPYTERHUB_ACTIVITY_URL": f"{hub_api}/users/{user}/activity",
+    }
+
+
+@dataclass
+class NotebookServer:
+    """A running server and the requests of the browser that is signed in to it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def api(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """One request with the server's token."""
+        return httpx.request(
+            method, self.url + path, headers={"Authorization": f"token {TOKEN}"}, timeout=LIMIT, **arguments
+        )
+
+    def open_notebook(self, path: str) -> Notebook:
+        """What JupyterLab does when a notebook is opened: a session with a kernel of the notebook's own."""
+        asked = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+        answer = self.api("POST", "api/sessions", json=asked)
+        assert answer.status_code == 201, answer.text
+        session = answer.json()
+        return Notebook(self, session["id"], session["kernel"]["id"])
+
+
+@dataclass
+class Outcome:
+    """What a cell printed and showed, and how it ended."""
+
+    text: str = ""
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    status: str = ""
+
+    @property
+    def html(self) -> str:
+        return "".join(part.get("text/html", "") for part in self.shown)
+
+
+@dataclass
+class Notebook:
+    """An open notebook: cells run in its kernel."""
+
+    server: NotebookServer
+    session_id: str
+    kernel_id: str
+
+    def rename(self, path: str) -> None:
+        """What JupyterLab does after a rename."""
+        answer = self.server.api("PATCH", f"api/sessions/{self.session_id}", json={"path": path, "name": path})
+        assert answer.status_code == 200, answer.text
+
+    async def run(self, code: str) -> Outcome:
+        """Run a cell; wait for its end."""
+        url = f"{self.server.url.replace('http', 'ws', 1)}api/kernels/{self.kernel_id}/channels"
+        outcome, message_id = Outcome(), uuid.uuid4().hex
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as client,
+            client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=LIMIT)) as socket_,
+        ):
+            await socket_.send_json(_execute_request(code, message_id))
+            done = set()
+            while done != {"idle", "reply"}:
+                message = await socket_.receive_json()
+                if message.get("parent_header", {}).get("msg_id") == message_id:
+                    done |= _take(outcome, message)
+        return outcome
+
+
+def _execute_request(code: str, message_id: str) -> dict[str, Any]:
+    header = {"msg_id": message_id, "msg_type": "execute_request", "username": "ann", "session": "s", "version": "5.3"}
+    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+    return {
+        "header": header,
+        "parent_header": {},
+        "metadata": {},
+        "content": content,
+        "channel": "shell",
+        "buffers": [],
+    }
+
+
+def _take(outcome: Outcome, message: Mapping[str, Any]) -> set[str]:
+    """Add a message of the kernel to the outcome; which end it is, if it is one."""
+    content, kind = message["content"], message["header"]["msg_type"]
+    if kind == "stream":
+        outcome.text += content["text"]
+    elif kind in ("display_data", "execute_result"):
+        outcome.shown.append(content["data"])
+    elif kind == "error":
+        outcome.text += "\n".join(content["traceback"])
+    elif kind == "execute_reply":
+        outcome.status = content["status"]
+        return {"reply"}
+    elif kind == "status" and content["execution_state"] == "idle":
+        return {"idle"}
+    return set()
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environ: Mapping[str, str], url: str, log: Path, fds: Sequence[int] = ()
+) -> Iterator[NotebookServer]:
+    """The server of a command line, from its first answer to its end with all that it started."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=dict(environ), stdout=output, stderr=output, start_new_session=True, pass_fds=tuple(fds)
+        )
+    server = NotebookServer(url, process, log)
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()[-4000:]
+        try:
+            return server.api("GET", "api/status").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(ready, "the notebook server's first answer")
+        yield server
+    finally:
+        for kernel in _kernels(server):
+            server.api("DELETE", f"api/kernels/{kernel}")
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(LIMIT)
+
+
+def _kernels(server: NotebookServer) -> list[str]:
+    try:
+        return [kernel["id"] for kernel in server.api("GET", "api/kernels").json()]
+    except (httpx.TransportError, ValueError):
+        return []
+
+
+def has_bubblewrap() -> bool:
+    """Whether sandboxes can be made here."""
+    probe = ["bwrap", "--unshare-user", "--uid", "1000", "--ro-bind", "/", "/", "true"]
+    return bool(shutil.which("bwrap")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,318 @@
+"""The magics in a real IPython, with the real mlflow on a database of this test."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+import ipython_magics
+from ipython_magics import kernel, links, runs
+from ipython_magics.magics import MlflowMagics
+from ipython_magics.values import ValueRefused, number, param_value
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "notebooks.md"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    before = mlflow.get_tracking_uri()
+    uri = f"sqlite:///{folder}/mlflow.sqlite"
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("demo", artifact_location=(folder / "artifacts").as_uri())
+    yield uri
+    mlflow.set_tracking_uri(before)
+
+
+class Cells:
+    """A notebook's cells: run one, see what is printed and shown."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.shell = shell
+
+    def run(self, source: str) -> str:
+        with capture_output() as seen:
+            self.result = self.shell.run_cell(source)
+        shown = "".join(output.data["text/plain"] for output in seen.outputs)
+        return f"{seen.stdout}{seen.stderr}{shown}".strip()
+
+    @property
+    def last_run(self) -> Any:
+        return mlflow.MlflowClient().search_runs(["1"], max_results=1)[0]
+
+
+@pytest.fixture
+def cells(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
+    monkeypatch.setenv("MAESTRO_LAUNCH_ID", "l-1")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "demo")
+    shell = InteractiveShell()
+    ipython_magics.load_ipython_extension(shell)
+    yield Cells(shell)
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+# -- a run, as the front page shows it
+
+
+def test_a_run_with_parameters_and_metrics(cells: Cells) -> None:
+    assert cells.run("%mlflow_start_run first try --tags team=blue stage=draft") == "Run first try started"
+    cells.run("lr, losses = 0.01, [0.9, 0.4]")
+    cells.run("%mlflow_log_param lr lr")
+    cells.run("%mlflow_log_param optimizer adam")
+    cells.run("%mlflow_log_metric loss losses[-1] --step len(losses)")
+    assert cells.run("%mlflow_end_run") == "Run first try finished"
+
+    run = cells.last_run
+    assert run.info.run_name == "first try" and run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "0.01", "optimizer": "adam"}
+    assert (run.data.tags["team"], run.data.tags["stage"]) == ("blue", "draft")
+    (point,) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert (point.value, point.step) == (0.4, 2)
+
+
+def test_a_cell_that_is_run_again_goes_on_with_its_run(cells: Cells) -> None:
+    cells.run("%mlflow_start_run again")
+    first = mlflow.active_run().info.run_id
+    assert cells.run("%mlflow_start_run again") == "Run again goes on"
+    assert mlflow.active_run().info.run_id == first
+    cells.run("%mlflow_end_run")
+    cells.run("%mlflow_start_run again")
+    assert mlflow.active_run().info.run_id != first, "what has ended does not go on"
+
+
+def test_another_run_waits_for_the_first_or_nests(cells: Cells) -> None:
+    cells.run("%mlflow_start_run outer")
+    outer = mlflow.active_run().info.run_id
+    assert "Run outer is still active" in cells.run("%mlflow_start_run other")
+    assert cells.result.success, "a refusal does not stop the notebook"
+    assert mlflow.active_run().info.run_id == outer
+    cells.run("%mlflow_start_run inner --nested")
+    cells.run("%mlflow_start_run inner --nested")
+    assert cells.last_run.data.tags["mlflow.parentRunId"] == outer
+    cells.run("%mlflow_end_run --status failed")
+    assert cells.last_run.info.status == "FAILED"
+    assert mlflow.active_run().info.run_id == outer
+
+
+def test_an_experiment_is_made_when_it_is_named(cells: Cells) -> None:
+    cells.run("%mlflow_start_run --experiment 'churn 2026'")
+    made = mlflow.get_experiment_by_name("churn 2026")
+    assert mlflow.active_run().info.experiment_id == made.experiment_id
+    cells.run("%mlflow_end_run")
+    cells.run("%mlflow_start_run")
+    assert mlflow.active_run().info.experiment_id == "1", "the next run is in the workspace's own again"
+
+
+def test_the_notebook_is_logged_as_it_was_saved(cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "churn.ipynb").write_text("{}")
+    monkeypatch.setenv("MAESTRO_WORKSPACE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel, "notebook_path", lambda: "reports/churn.ipynb")
+    cells.run("%mlflow_start_run")
+    assert re.fullmatch(
+        r"Logged reports/churn.ipynb as it was saved at \d\d:\d\d:\d\d\.", cells.run("%mlflow_log_notebook")
+    )
+    run_id = mlflow.active_run().info.run_id
+    assert [file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "notebook")] == ["notebook/churn.ipynb"]
+
+
+# -- what goes wrong is one sentence
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ("%mlflow_log_param lr 1", runs.NO_RUN),
+        ("%mlflow_log_metric lr 1", runs.NO_RUN),
+        ("%mlflow_log_notebook", runs.NO_RUN),
+        ("%mlflow_end_run", runs.NO_RUN),
+    ],
+)
+def test_without_a_run_nothing_is_logged_and_the_notebook_goes_on(cells: Cells, cell: str, sentence: str) -> None:
+    assert cells.run(cell) == sentence
+    assert cells.result.success
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (
+            "%mlflow_log_param lr",
+            "UsageError: %mlflow_log_param takes a name and a value; %mlflow_log_param? shows how.",
+        ),
+        ("%mlflow_log_metric loss los", "UsageError: The value los is no number, and no variable has that name."),
+        ("%mlflow_log_metric loss [1, 2]", "UsageError: The value [1, 2] is a list, not a number."),
+        ("%mlflow_log_metric loss 1 --step 1.5", "UsageError: The step 1.5 is no whole number."),
+        ("%mlflow_log_metric loss 1/0", "UsageError: 1/0 cannot be computed: ZeroDivisionError: division by zero."),
+        ("%mlflow_start_run a --tags blue", "UsageError: --tags blue is no KEY=VALUE."),
+        ("%mlflow_start_run 'a", "UsageError: %mlflow_start_run: No closing quotation."),
+        ("%mlflow_start_run --color red", "UsageError: unrecognized arguments: --color"),
+        ("%mlflow_end_run --status GONE", "UsageError: argument --status: invalid choice: 'GONE' (choose from"),
+    ],
+)
+def test_a_mistake_in_the_line_is_one_sentence(cells: Cells, cell: str, sentence: str) -> None:
+    shown = cells.run(cell)
+    assert shown.startswith(sentence) and "\n" not in shown
+    assert not cells.result.success
+    assert mlflow.active_run() is None
+
+
+def test_a_parameter_keeps_its_first_value(cells: Cells) -> None:
+    cells.run("%mlflow_start_run")
+    cells.run("%mlflow_log_param lr 1")
+    assert cells.run("%mlflow_log_param lr 1") == ""
+    assert cells.run("%mlflow_log_param lr 2") == runs.CHANGED
+    assert cells.result.success
+
+
+# -- what a value means
+
+
+class Estimator:
+    def __str__(self) -> str:
+        return "Estimator(depth=3)"
+
+
+class Table:
+    def __str__(self) -> str:
+        return "a  b\n1  2"
+
+
+NAMESPACE = {
+    "lr": 0.1,
+    "adam": print,
+    "depth": 3,
+    "model": Estimator(),
+    "data": Table(),
+    "day": datetime.date(2026, 11, 21),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        ("lr", "0.1"),
+        ("lr * 2", "0.2"),
+        ("0.001", "0.001"),
+        ("1e-3", "0.001"),
+        ("True", "True"),
+        ("'0.10'", "0.10"),
+        ("[1, 2]", "[1, 2]"),
+        ("hello", "hello"),
+        ("hello world", "hello world"),
+        ("2**10", "1024"),
+        ("2026-11-21", "2026-11-21"),
+        ("1/5", "1/5"),
+        ("s3://bucket/table.csv", "s3://bucket/table.csv"),
+        ("resnet-50", "resnet-50"),
+        ("max", "max"),
+        ("max(depth, 5)", "5"),
+        ("adam", "adam"),
+        ("model", "Estimator(depth=3)"),
+        ("day", "2026-11-21"),
+    ],
+)
+def test_a_parameter_is_a_variable_a_literal_or_text(text: str, logged: str) -> None:
+    assert param_value(text, NAMESPACE) == logged
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("data", "data is a Table, too much for"), ("'x' * 6001", "6001 characters"), ("lr.shape", "AttributeError")],
+)
+def test_what_no_parameter_can_hold_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueRefused, match=why):
+        param_value(text, NAMESPACE)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    import numpy as np
+
+    variables = {"array": np.array([0.5]), "many": np.zeros(3), "scalar": np.float32(2), "flag": True}
+    assert number("array", variables, "value") == 0.5
+    assert number("scalar", variables, "value") == 2.0
+    assert number("flag", variables, "value") == 1.0
+    assert number("1/4", variables, "value") == 0.25
+    assert number("-scalar", variables, "value") == -2.0
+    with pytest.raises(ValueRefused, match="many has several elements"):
+        number("many", variables, "value")
+
+
+def test_a_name_in_quotes_may_have_blanks(cells: Cells) -> None:
+    cells.run("%mlflow_start_run")
+    cells.run('%mlflow_log_metric "val loss"   0.5   --step=3')
+    cells.run("%mlflow_log_metric --step 4 loss 0.25")
+    assert cells.last_run.data.metrics == {"val loss": 0.5, "loss": 0.25}
+
+
+# -- links
+
+
+def test_the_link_is_one_that_the_browser_can_follow() -> None:
+    plain = {"MAESTRO_PUBLIC_PREFIX": "/hub-base/", "MLFLOW_WORKSPACE": "demo"}
+    assert links.run_url("1", "ab", plain) == "/hub-base/services/mlflow/#/experiments/1/runs/ab?workspace=demo"
+    domains = {"MAESTRO_PUBLIC_PREFIX": "/", "JUPYTERHUB_HOST": "https://hub.example.org"}
+    assert links.run_url("1", "ab", domains) == "https://hub.example.org/services/mlflow/#/experiments/1/runs/ab"
+
+
+def test_a_name_cannot_bring_markup() -> None:
+    shown = links.RunLine("<img src=x onerror=alert(1)>", "started", "/x")._repr_html_()
+    assert "<img" not in shown and "&lt;img" in shown
+
+
+# -- loading
+
+
+def test_loading_imports_neither_mlflow_nor_anything_heavy() -> None:
+    program = """
+        import sys, os
+        os.environ["MAESTRO_LAUNCH_ID"] = "l-1"
+        from IPython.core.interactiveshell import InteractiveShell
+        shell, before = InteractiveShell(), set(sys.modules)
+        shell.extension_manager.load_extension("ipython_magics")
+        assert "mlflow_start_run" in shell.magics_manager.magics["line"]
+        print(sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, check=True, cwd=DOCS.parents[1],
+    )  # fmt: skip
+    assert not {"mlflow", "pydantic", "requests", "numpy", "pandas", "maestro_core"} & set(eval(done.stdout)), (
+        done.stdout
+    )
+
+
+def test_outside_a_launch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAESTRO_LAUNCH_ID", raising=False)
+    shell = InteractiveShell()
+    ipython_magics.load_ipython_extension(shell)
+    assert "mlflow_start_run" not in shell.magics_manager.magics["line"]
+
+
+# -- the docs say what the magics' own help says
+
+
+MAGICS = sorted(name for name in vars(MlflowMagics) if name.startswith("mlflow_"))
+
+
+@pytest.mark.parametrize("name", MAGICS)
+def test_every_magic_and_option_is_in_the_docs(name: str) -> None:
+    magic, page = getattr(MlflowMagics, name), DOCS.read_text()
+    section = page.split(f"### `%{name}`")[1].split("\n## ")[0].split("\n### ")[0]
+    usage = " ".join(magic.parser.format_usage().split()).removeprefix("::").strip()
+    assert usage in section
+    for action in magic.parser._actions:
+        option = action.option_strings[0] if action.option_strings else action.dest
+        assert f"| `{option}` | {action.help} |" in section, option
