@@ -21,7 +21,7 @@ from .downloads import Delivery, Wanted, parse_range
 from .index import Index
 from .negotiation import CONTENT_TYPES, Form, choose_form, takes_gzip
 from .pages import File, Page
-from .views import Body, verdict_on
+from .views import REFUSED, Body, verdict_on
 
 _log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class FileHandler(IndexHandler):
         if not verdict.allowed:
             self._deny(owner, policy, page, file, verdict)
             return
-        if segment != file.key and not segment.startswith("refused-"):
+        if segment != file.key and not segment.startswith(REFUSED):
             raise web.HTTPError(404, reason=f"The file {file.filename[:100]} has changed upstream; ask again.")
         wanted = _wanted(file, suffix)
         if wanted is None:

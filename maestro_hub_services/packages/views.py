@@ -23,7 +23,7 @@ from maestro_core.packages import CompiledPolicy, Verdict, decide
 from .negotiation import Form
 from .pages import STRONG_HASHES, File, Page
 
-#: a path segment that starts so tells why, and names no file by itself
+#: a path segment that starts so tells what, who and which rule: the rest of the sentence would drown the output
 REFUSED = "refused-"
 _UNKNOWN_VERSION = "?"
 
@@ -60,7 +60,7 @@ def verdicts_on(policy: CompiledPolicy, page: Page) -> list[Verdict]:
 
 def file_path(project: str, file: File, verdict: Verdict) -> str:
     """Our own path of a file, below the service's prefix; a refused one tells why."""
-    segment = file.key if verdict.allowed else REFUSED + slug(verdict.reason, 180)
+    segment = file.key if verdict.allowed else REFUSED + slug(verdict.reason.partition(")")[0], 100)
     return f"files/{project}/{segment}/{quote(file.filename)}"
 
 

@@ -318,7 +318,7 @@ class TestPolicy:
         room.rule(blocked_packages=["evil"])
         (entry,) = (await room.page("evil"))["files"]
         assert entry["filename"] == filename and "yanked" not in entry
-        assert "/refused-evil-is-blocked-by-the-global-policy-rule-evil-" in entry["url"]
+        assert "/refused-evil-is-blocked-by-the-global-policy-rule-evil/" in entry["url"]
         asked = len(room.upstream.asked)
         for address in (entry["url"], entry["url"] + ".metadata", direct, direct + ".metadata"):
             answer = await room.get(address)
