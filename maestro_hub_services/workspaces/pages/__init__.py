@@ -7,10 +7,10 @@ They work as plain forms; htmx, where it is, only keeps the cards' states fresh.
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
@@ -20,12 +20,6 @@ from .desk import Desk
 from .links import Links
 
 __all__ = ["Desk", "Links", "Site", "page_routes", "site_of"]
-
-#: the source tree first (an editable install leaves data files where they are), then what the wheel installed
-TEMPLATES = (
-    Path(__file__).parents[3] / "templates" / "pages",
-    Path(sys.prefix) / "share" / "maestro" / "templates" / "pages",
-)
 
 _NAME = "([^/]{1,200})"
 _PAGES = (
@@ -48,14 +42,11 @@ def site_of(authority: Authority, identity: Identity) -> Site:
     ``JUPYTERHUB_HOST`` (set by the Hub where services have a domain of their own) precedes links to the Hub.
 
     Raises:
-        FileNotFoundError: when the templates are not installed.
+        SettingsError: when the templates are not installed.
     """
-    templates = next((path for path in TEMPLATES if (path / "service").is_dir()), None)
-    if templates is None:
-        raise FileNotFoundError(f"The pages' templates are in none of {', '.join(map(str, TEMPLATES))}.")
     settings = authority.settings
     links = Links(os.environ.get("JUPYTERHUB_HOST", "") + settings.base_url, settings.prefix)
-    return Site(templates, identity, links, partial(Desk, authority))
+    return Site(data_path("templates", "pages"), identity, links, partial(Desk, authority), bool(settings.accounts_url))
 
 
 def page_routes(site: Site) -> list[tuple[str, type, dict[str, Any]]]:

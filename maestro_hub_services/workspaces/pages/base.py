@@ -43,7 +43,7 @@ class Site:
         identity: asks the Hub who somebody is.
         links: prefixes of this installation.
         desk_for: the domain for one signed-in person.
-        accounts: whether the Hub has the accounts page of Maestro's authenticator.
+        accounts: whether the Hub has the pages of Maestro's authenticator: accounts, and one's own password.
     """
 
     templates: Path
@@ -195,6 +195,7 @@ class Page(HubOAuthenticated, RequestHandler):
             links=self.links,
             person=self.person,
             nav=nav,
+            own_password=self.site.accounts,
             xsrf=self._token(),
             flash=self._take_flash(),
             **values,
@@ -307,6 +308,7 @@ class SignInCallback(HubOAuthCallbackHandler):
             links=self.site.links,
             person=None,
             nav={},
+            own_password=False,
             xsrf="",
             flash=None,
             title="Signing in failed",
