@@ -184,9 +184,7 @@ class MaestroMixin(_Spawner):
             question = PlanRequest(user=self._user_ref(), server_name=self.name, ask=ask.as_user_options())
             plan = await self._service().reserve(question)
             if not LAUNCH_ID.fullmatch(plan.launch_id):
-                raise MaestroError(
-                    "internal", "The workspaces service gave a launch without a usable id; tell an admin."
-                )
+                raise MaestroError("internal", "The workspaces service gave a launch no usable id; tell an admin.")
             self.plan, self.launch_id = plan, plan.launch_id
             if (plan.user, plan.server_name) != (self.user.name, self.name):
                 raise MaestroError("internal", "The workspaces service gave a plan for another server; tell an admin.")

@@ -132,13 +132,13 @@ def _read(model: type[ModelT], answer: Any) -> ModelT:
         ) from None
 
 
-async def try_again(what: Callable[[], Awaitable[None]], pauses: tuple[float, ...] = PAUSES) -> bool:
-    """Do something idempotent until it succeeds, with a pause after each failure.
+async def try_again(what: Callable[[], Awaitable[None]]) -> bool:
+    """Do something idempotent until it succeeds, with a pause of :data:`PAUSES` after each failure.
 
     Returns:
         whether it succeeded. An error other than "does not answer" is not tried again.
     """
-    for pause in (*pauses, None):
+    for pause in (*PAUSES, None):
         try:
             await what()
             return True
