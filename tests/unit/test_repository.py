@@ -111,6 +111,21 @@ def test_extras_are_those_that_the_docs_name(setup_cfg: configparser.ConfigParse
     assert set(setup_cfg["options.extras_require"]) == EXTRAS
 
 
+def test_templates_come_with_the_installed_project(setup_cfg: configparser.ConfigParser, texts: dict[str, str]) -> None:
+    data_files = setup_cfg["options.data_files"]
+    left_out = [
+        name
+        for name in texts
+        if name.startswith("templates/")
+        and not any(Path(name).match(glob) for glob in _lines(data_files.get(f"share/maestro/{Path(name).parent}")))
+    ]
+    assert left_out == []
+
+
+def _lines(text: str | None) -> list[str]:
+    return (text or "").split("\n")[1:]
+
+
 def test_package_lock_has_integrity_and_no_addresses(texts: dict[str, str]) -> None:
     text = texts["package-lock.json"]
     assert '"resolved"' not in text
