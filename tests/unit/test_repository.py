@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRIES = r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|registry\.yarnpkg|anaconda\.org|deb\.debian\.org"
-MACHINE_PATHS = r"(?<![\w.~}-])/(?:root|work|tmp/\w)/"
+MACHINE_PATHS = r"(?<![\w.~}-])/(?:work|tmp/\w)/"
 THIS_FILE = "tests/unit/test_repository.py"
 EXTRAS = {"hub", "kubernetes", "singleuser", "hub-image", "test"}
 # lock -> the extras that it holds
