@@ -49,7 +49,12 @@ SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
 SESSION_SCOPES: dict[str, tuple[str, ...]] = {"workspaces": (*PEOPLE, *ADMINS)}
 
 #: variables of the Hub that a service gets too, where they are set
-PASSED: dict[str, tuple[str, ...]] = {"mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS")}
+PASSED: dict[str, tuple[str, ...]] = {
+    "workspaces": (
+        "MAESTRO_STORE_DB", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
+    ),
+    "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS"),
+}  # fmt: skip
 
 SPAWNERS = {
     "local": "maestro_spawner.local.MaestroLocalSpawner",

@@ -12,6 +12,10 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
                          directory in the state (``postgresql://...``, ``s3://bucket/path``)
 ``MAESTRO_INDEX_URL``    the package index as notebook servers reach it (``http://127.0.0.1:8182/services/packages``)
 ``MAESTRO_PROVIDER``     ``local`` (default) or ``kubernetes``
+``MAESTRO_STORE_DB``     database of the workspaces service, if not sqlite in the state (``postgresql+asyncpg://...``)
+``MAESTRO_NAMESPACE``, ``MAESTRO_STORAGE_CLASS``, ``MAESTRO_STORAGE_SIZE``, ``MAESTRO_ACCESS_MODE``  Kubernetes: where
+                         claims of workspaces are made (the service's own namespace), and how (the cluster's default
+                         class, ``10Gi``, ``ReadWriteMany``)
 ``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
 ``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
 ``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
@@ -46,7 +50,9 @@ class Settings:
         service_url: the workspaces service's API.
         mlflow_url, index_url: handed to notebook servers.
         mlflow_db, mlflow_artifacts: where MLflow keeps its data; empty for the state directory. May hold a password.
+        store_db: URL of the workspaces service's database; empty for sqlite in the state. May hold a password.
         provider: where servers and volumes live.
+        namespace, storage_class, storage_size, access_mode: of claims (Kubernetes); empty for the defaults.
         hub_api_url, hub_api_token: the Hub's API, and this service's identity there. Secret, never shown.
         base_url: the Hub's prefix; ``prefix``: this service's.
         accounts_url: path of the accounts page, or empty.
@@ -68,6 +74,11 @@ class Settings:
     mlflow_db: str = field(default="", repr=False)
     mlflow_artifacts: str = ""
     accounts_url: str = ""
+    store_db: str = field(default="", repr=False)
+    namespace: str = ""
+    storage_class: str = ""
+    storage_size: str = ""
+    access_mode: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -93,6 +104,11 @@ class Settings:
             base_url=_slashed(values.get("JUPYTERHUB_BASE_URL", "/")),
             prefix=_slashed(values.need("JUPYTERHUB_SERVICE_PREFIX")),
             accounts_url=values.get("MAESTRO_ACCOUNTS_URL", ""),
+            store_db=values.get("MAESTRO_STORE_DB", ""),
+            namespace=values.get("MAESTRO_NAMESPACE", ""),
+            storage_class=values.get("MAESTRO_STORAGE_CLASS", ""),
+            storage_size=values.get("MAESTRO_STORAGE_SIZE", ""),
+            access_mode=values.get("MAESTRO_ACCESS_MODE", ""),
             mlflow_db=values.get("MAESTRO_MLFLOW_DB", ""),
             mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
         )

@@ -9,6 +9,7 @@ from maestro_hub_services.store import Store
 
 from .hub import Hub
 from .index_tokens import IndexTokens
+from .leftovers import Leftovers
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
 from .templates import Templates
@@ -22,7 +23,7 @@ class Authority:
     Attributes:
         store: the truth. hub: users, groups, servers. policy: ``maestro.yaml`` as it is in force.
         volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
-        outcomes: tells who started a server what was decided on it.
+        outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
     """
 
     settings: Settings
@@ -33,3 +34,4 @@ class Authority:
     tokens: IndexTokens
     templates: Templates
     outcomes: Outcomes = field(default_factory=Outcomes)
+    leftovers: Leftovers = field(default_factory=Leftovers)

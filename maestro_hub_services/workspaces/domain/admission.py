@@ -62,6 +62,8 @@ async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
             refusal = error
             await note_refusal(unit, user, server, request.ask, error)
     if refusal is not None:
+        if refusal.code == "unknown_workspace":
+            authority.leftovers.add(user.name, server)
         authority.outcomes.tell(user.name, server, refusal)
         raise refusal
     try:

@@ -38,6 +38,8 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
             used = await in_use(unit, user, workspace)
             earlier = await unit.launches.of_server(user.name, user.created, server)
     except MaestroError as refusal:
+        if refusal.code == "unknown_workspace":
+            authority.leftovers.add(user.name, server)  # the Hub made a row when the form was opened
         return FormView(workspace=None, role=None, refusal=refusal.message)
     if earlier is not None:  # its place is free again when this server starts anew
         used = InUse(used.user_launches - 1, used.workspace_launches - 1, used.user_servers)

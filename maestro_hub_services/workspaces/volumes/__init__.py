@@ -50,7 +50,7 @@ def make_volumes(settings: Settings) -> Volumes:
     if settings.provider == "kubernetes":
         from .kubernetes import KubernetesVolumes  # an extra: not installed on one machine
 
-        return KubernetesVolumes()
+        return KubernetesVolumes(settings)
     from .local import LocalVolumes
 
     return LocalVolumes(settings.state)

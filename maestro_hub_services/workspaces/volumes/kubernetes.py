@@ -1,21 +1,13 @@
-"""Volumes on Kubernetes: a PersistentVolumeClaim ``workspace-<name>`` each, and one ``maestro-homes`` for private homes.
-
-Settings, from the environment of the service:
-
-``MAESTRO_NAMESPACE``      where the claims are; by default the service's own namespace
-``MAESTRO_STORAGE_CLASS``  of new claims; by default the cluster's own
-``MAESTRO_ACCESS_MODE``    ``ReadWriteMany`` (default): members' pods may run on different nodes
-``MAESTRO_STORAGE_SIZE``   of a workspace without a limit of its own (``10Gi``), and of the claim of homes
-"""
+"""Volumes on Kubernetes: a claim ``workspace-<name>`` a workspace, and ``maestro-homes`` for private homes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
@@ -24,6 +16,7 @@ from maestro_core.launches import DATASETS_DIR, HOME_DIR, WORKSPACE_DIR, Mount
 from maestro_core.names import claim_name
 from maestro_core.policy import Dataset
 from maestro_core.resources import format_memory
+from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import WorkspaceRow
 
 HOMES_CLAIM = "maestro-homes"
@@ -36,14 +29,17 @@ log = logging.getLogger("maestro.volumes")
 
 
 class KubernetesVolumes:
-    """Claims in one namespace. The API's client is made at the first call, in the loop that uses it."""
+    """Claims in one namespace. The API's client is made at the first call, in the loop that uses it.
 
-    def __init__(self, environment: dict[str, str] | None = None) -> None:
-        env = os.environ if environment is None else environment
-        self._namespace = env.get("MAESTRO_NAMESPACE", "")
-        self._storage_class = env.get("MAESTRO_STORAGE_CLASS", "") or None
-        self._access_mode = env.get("MAESTRO_ACCESS_MODE", "") or "ReadWriteMany"
-        self._size = env.get("MAESTRO_STORAGE_SIZE", "") or "10Gi"
+    Args:
+        settings: namespace (empty: the service's own), class, size and access mode of the claims.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._namespace = settings.namespace
+        self._storage_class = settings.storage_class or None
+        self._access_mode = settings.access_mode or "ReadWriteMany"  # members' pods run on different nodes
+        self._size = settings.storage_size or "10Gi"
         self._api: client.CoreV1Api | None = None
         self._starting = asyncio.Lock()
 
@@ -54,8 +50,8 @@ class KubernetesVolumes:
         if owner != workspace_id:
             raise MaestroError(
                 "conflict",
-                f"The claim {claim_name(name)} is there already and belongs to something else; take another name, or an "
-                "admin deletes the claim.",
+                f"The claim {claim_name(name)} is there already and belongs to something else; take another name, or "
+                "let an admin delete the claim.",
                 {"claim": claim_name(name)},
             )
 
@@ -107,7 +103,7 @@ class KubernetesVolumes:
     async def close(self) -> None:
         """Close the connections."""
         if self._api is not None:
-            await self._api.api_client.close()
+            await self._client.close()
             self._api = None
 
     async def _claim(self, name: str, labels: dict[str, str], size: int | None) -> Any:
@@ -134,7 +130,7 @@ class KubernetesVolumes:
         except ApiException as error:
             log.error("The API server refused the claim %s: %s %s", name, error.status, error.reason)
             raise _refused(f"the API server refused its claim ({error.status} {error.reason})") from None
-        except (OSError, TimeoutError, asyncio.TimeoutError, config.ConfigException) as error:
+        except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
             log.error("The API server does not answer for the claim %s: %s", name, error)
             raise _refused("the API server does not answer") from None
 
@@ -158,7 +154,8 @@ class KubernetesVolumes:
                 except config.ConfigException:
                     await config.load_kube_config()
                 self._namespace = self._namespace or await asyncio.to_thread(_own_namespace)
-                self._api = client.CoreV1Api()
+                self._client = client.ApiClient()
+                self._api = client.CoreV1Api(self._client)
             return self._api
 
 

@@ -1,0 +1,122 @@
+"""The whole API on one page. Errors of every route are ``{"error": {"code", "message", "details"}}`` (docs/errors.md).
+
+Served below the service's prefix (``/services/workspaces/api/v1/jupyter``, for tokens and for browsers with their XSRF
+token) and at the Hub's root (``/api/v1/jupyter``, for tokens).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from maestro_core.launches import (
+    FormRequest,
+    FormView,
+    LaunchList,
+    LaunchPlan,
+    LaunchRequest,
+    LaunchView,
+    PlanRequest,
+    ProfileList,
+    ReleaseRequest,
+    TemplateList,
+)
+from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
+from maestro_core.workspaces import (
+    LimitList,
+    Me,
+    Member,
+    MemberList,
+    MemberSpec,
+    TrackingRequest,
+    TrackingView,
+    WorkspaceChange,
+    WorkspaceList,
+    WorkspaceSpec,
+    WorkspaceView,
+)
+
+from . import handlers as do
+from .authority import Authority
+from .http import ApiHandler, Query, Route, UnknownPath
+from .identity import AUTHORIZE, MANAGE, PLAN, POLICY, USE, Identity
+from .openapi import OpenApiHandler, document
+
+API = "api/v1/jupyter"
+_ALL = (Query("all", "1: everybody's, for admins"),)
+_OF = (Query("workspace", "its name; left out: the personal one"),)
+_POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
+
+W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/health", None, do.health, do.Health, "The service runs"),
+    Route("GET", "/me", USE, do.me, Me, "Who I am to Maestro"),
+    Route("GET", "/workspaces", USE, do.list_workspaces, WorkspaceList, "My workspaces, the personal one first",
+          query=_ALL),
+    Route("POST", "/workspaces", MANAGE, do.create_workspace, WorkspaceView, "Create a workspace; I am its owner",
+          WorkspaceSpec, statuses=(201,)),
+    Route("GET", W, USE, do.view_workspace, WorkspaceView, "One workspace; `personal` is mine"),
+    Route("PATCH", W, MANAGE, do.change_workspace, WorkspaceView, "Change the description (owners)", WorkspaceChange),
+    Route("DELETE", W, MANAGE, do.archive_workspace, None, "Archive it: it takes no launches (owners)",
+          statuses=(204,)),
+    Route("GET", M, USE, do.list_members, MemberList, "Its members"),
+    Route("PUT", M, MANAGE, do.put_member, Member, "Add a member or change their role (owners)", MemberSpec),
+    Route("DELETE", M + "/{kind}/{name}", MANAGE, do.remove_member, None,
+          "Remove a member (owners; anybody themselves); kind is `user` or `group`", statuses=(204,)),
+    Route("GET", W + "/limits", USE, do.view_limits, LimitList, "My limits there, what is in use, who set them"),
+    Route("GET", "/profiles", USE, do.list_profiles, ProfileList, "The profiles that are open to me", query=_OF),
+    Route("GET", "/templates", USE, do.list_templates, TemplateList, "The notebook templates"),
+    Route("GET", "/launches", USE, do.list_launches, LaunchList, "My servers that run or start", query=_ALL),
+    Route("POST", "/launches", USE, do.start_launch, LaunchView,
+          "Start a server; 202 while it still starts; `user` other than oneself is for admins", LaunchRequest,
+          statuses=(201, 202)),
+    Route("GET", L, USE, do.view_launch, LaunchView, "One launch"),
+    Route("DELETE", L, USE, do.stop_launch, LaunchView, "Stop its server; 202 while it still stops",
+          statuses=(200, 202)),
+    Route("POST", P, PLAN, do.plan_launch, LaunchPlan, "Spawner: admit a launch, or refuse it", PlanRequest,
+          statuses=(201,)),
+    Route("POST", P + "/{launch_id}/confirm", PLAN, do.confirm_launch, do.Done, "Spawner: the server is up"),
+    Route("POST", P + "/{launch_id}/release", PLAN, do.release_launch, do.Done, "Spawner: it is over, or never was",
+          ReleaseRequest),
+    Route("POST", "/plan/form", PLAN, do.plan_form, FormView, "Spawner: what the form shows", FormRequest),
+    Route("POST", "/authorize/tracking", AUTHORIZE, do.authorize_tracking, TrackingView,
+          "MLflow: which workspaces a request may touch", TrackingRequest),
+    Route("GET", "/policy/packages", POLICY, do.package_policy, CompiledPolicy,
+          "Index: the package policy of a workspace", query=_POLICY_OF),
+    Route("POST", "/policy/tokens", POLICY, do.token_owner, TokenOwner, "Index: whose token this is", TokenQuestion),
+)  # fmt: skip
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of :data:`ROUTES`."""
+    return document(ROUTES)
+
+
+def api_rules(authority: Authority, identity: Identity) -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
+    """Tornado's rules of the API: all of it in every place where it is served."""
+    settings = authority.settings
+    places = {settings.prefix + API: True}  # where cookies count
+    places.setdefault(f"{settings.base_url}{API}", False)
+    places.setdefault(f"/{API}", False)
+    description = openapi()
+    return [
+        rule for base, cookies in places.items() for rule in _rules(base, cookies, authority, identity, description)
+    ]
+
+
+def _rules(
+    base: str, cookies: bool, authority: Authority, identity: Identity, description: dict[str, Any]
+) -> Iterable[tuple[str, type[RequestHandler], dict[str, Any]]]:
+    shared = {"authority": authority, "identity": identity, "cookies": cookies}
+    yield f"{re.escape(base)}/openapi\\.json", OpenApiHandler, {"description": description, "base": base}
+    paths: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = route
+    for path, routes in paths.items():
+        names = tuple(re.findall(r"{(\w+)}", path))
+        pattern = re.escape(base) + re.sub(r"{\w+}", "([^/]+)", path)
+        yield pattern, ApiHandler, {**shared, "routes": routes, "names": names}
+    yield f"{re.escape(base)}(?:/.*)?", UnknownPath, {**shared, "routes": {}, "names": ()}
