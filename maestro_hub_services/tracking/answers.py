@@ -1,0 +1,85 @@
+"""What a caller is told: MLflow's own error JSON for programs, a small page for people."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+#: MLflow's error code for a status, as its clients read them (mlflow.protos.databricks_pb2)
+CODES = {
+    400: "INVALID_PARAMETER_VALUE",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    405: "ENDPOINT_NOT_FOUND",
+    413: "INVALID_PARAMETER_VALUE",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
+
+_OWN_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'",
+}
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+{% if refresh %}<meta http-equiv="refresh" content="{{ refresh }}">{% endif %}
+<title>{{ title }}</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:18vh auto;padding:0 1rem;color:#222}
+h1{font-size:1.4rem}a{color:#1661be}@media (prefers-color-scheme:dark){body{background:#16181b;color:#e6e6e6}
+a{color:#8ab8ff}}</style></head>
+<body><main><h1>{{ title }}</h1><p>{{ sentence }}</p>
+{% if link %}<p><a href="{{ link }}">{{ link_text }}</a></p>{% endif %}</main></body></html>
+"""
+
+
+class Refused(Exception):
+    """A request that ends here.
+
+    Args:
+        status: HTTP status, a key of :data:`CODES`.
+        message: one sentence: what, why, what to do. Shown to the caller.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = CODES[status]
+
+
+def error_json(refused: Refused) -> Response:
+    """MLflow's error shape: ``{"error_code", "message"}``."""
+    headers = {"Cache-Control": "no-store"}
+    if refused.status == 503:
+        headers["Retry-After"] = "2"
+    return JSONResponse(
+        {"error_code": refused.code, "message": refused.message}, status_code=refused.status, headers=headers
+    )
+
+
+def page(status: int, title: str, sentence: str, *, refresh: int = 0, link: str = "", link_text: str = "") -> Response:
+    """A page with one sentence.
+
+    Args:
+        refresh: seconds after which the browser asks again; 0 for never.
+        link, link_text: where to go on, a path of this site.
+    """
+    html = _page_template().render(title=title, sentence=sentence, refresh=refresh, link=link, link_text=link_text)
+    headers = dict(_OWN_PAGE_HEADERS)
+    if status == 503:
+        headers["Retry-After"] = "2"
+    return HTMLResponse(html, status_code=status, headers=headers)
+
+
+@cache
+def _page_template() -> Template:
+    from jinja2 import Environment
+
+    return Environment(autoescape=True).from_string(_PAGE)

@@ -1,0 +1,221 @@
+"""What is checked in a request besides its address: run inside MLflow's Flask application, before its view.
+
+Bodies are read with MLflow's own parser, so that a second spelling of a field cannot pass here and count there. Which
+route gets which check stands in the table (``routes.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Response, g, request
+from maestro_core.experiments import TAG_MLFLOW_USER, TAG_USER
+from maestro_core.roles import Role
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+from mlflow.protos.model_registry_pb2 import CreateModelVersion
+from mlflow.protos.service_pb2 import CreateExperiment, DeleteRun, DeleteTag, RestoreRun, SetTag
+from mlflow.server import handlers
+from mlflow.tracing.constant import TraceTagKey
+from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
+
+from .caller import CALLER, Caller
+from .confine import check_confined
+
+#: tags that say who did it; a client cannot choose them
+AUTHOR_TAGS = frozenset({TAG_MLFLOW_USER, TAG_USER})
+#: tags of a trace that name a place from which the server would read files
+PLACE_TAGS = frozenset({MLFLOW_ARTIFACT_LOCATION, TraceTagKey.ARCHIVE_LOCATION})
+
+
+@handlers.catch_mlflow_exception
+def before_request() -> Response | None:
+    """Flask's hook: nothing reaches a view without an admitted caller, and only the view that the table means."""
+    caller = CALLER.get()
+    if request.url_rule is None:
+        return None  # Flask answers 404 by itself
+    rule = request.url_rule.rule
+    if caller is None:
+        if rule in _public_rules():
+            return None
+        raise refused("Nobody was admitted for this request; open MLflow through the Hub.")
+    if rule != _static_prefix() + caller.match.rule:
+        raise refused("This address is not what it seems; use MLflow's own client or pages.")
+    g.mlflow_authenticated_user = caller.user
+    if caller.match.rule.endswith("/mlflow/workspaces"):
+        return _own_workspaces(caller)
+    if caller.experiment is not None:
+        check_confined(caller)
+    if caller.match.route.check:
+        CHECKS[caller.match.route.check](caller)
+    return None
+
+
+def refused(sentence: str) -> MlflowException:
+    """A refusal that MLflow's own clients show as it is (status 403)."""
+    return MlflowException(sentence, error_code=codes.PERMISSION_DENIED)
+
+
+def _static_prefix() -> str:
+    prefix: str = handlers._add_static_prefix("")
+    return prefix
+
+
+def _public_rules() -> set[str]:
+    return {_static_prefix() + path for path in ("/static-files/<path:path>", "/health")}
+
+
+def _own_workspaces(caller: Caller) -> Response:
+    """MLflow's list of workspaces, as Maestro has it for this caller."""
+    from flask import jsonify
+
+    return jsonify(
+        workspaces=[
+            {"name": name, "description": f"You are {one.role.value} here."}
+            for name, one in sorted(caller.memberships.items())
+        ]
+    )
+
+
+def json_body() -> dict[str, Any]:
+    """The body that MLflow's view will read: the same object, so that what is changed here counts there."""
+    body = request.get_json(force=True, silent=True)
+    if not isinstance(body, dict):
+        raise MlflowException.invalid_parameter_value(
+            "The body must be one JSON object; use a client of MLflow 2 or 3."
+        )
+    return body
+
+
+def _message(message: Any) -> Any:
+    return handlers._get_request_message(message)
+
+
+def check_new_experiment(caller: Caller) -> None:
+    """Artifacts lie where the workspace keeps them: a place of one's own choice could be another workspace's."""
+    if _message(CreateExperiment()).artifact_location:
+        raise refused(
+            "An experiment's artifacts are kept by its workspace; leave artifact_location out and create it again."
+        )
+
+
+def check_new_run(caller: Caller) -> None:
+    """Whatever the client says, a run is its caller's."""
+    body = json_body()
+    body.pop("userId", None)
+    body["user_id"] = caller.user
+    check_author_tag(caller)
+
+
+def check_author_tag(caller: Caller) -> None:
+    """The author tags of something new are its caller's."""
+    body = json_body()
+    tags = [tag for tag in _tag_list(body) if tag.get("key") not in AUTHOR_TAGS]
+    body["tags"] = [*tags, *({"key": key, "value": caller.user} for key in sorted(AUTHOR_TAGS))]
+
+
+def check_run_tags(caller: Caller) -> None:
+    """A batch does not change who began a run; the rest of it is logged."""
+    body = json_body()
+    if "tags" in body:
+        body["tags"] = [tag for tag in _tag_list(body) if tag.get("key") not in AUTHOR_TAGS]
+
+
+def check_run_tag(caller: Caller) -> None:
+    """Nor does a single tag."""
+    message = _message(SetTag() if caller.match.rule.endswith("/set-tag") else DeleteTag())
+    if message.key in AUTHOR_TAGS:
+        raise refused(f"The tag {message.key} says who began the run, and stays as it is.")
+
+
+def check_own_run(caller: Caller) -> None:
+    """Editors delete and restore their own runs; owners any."""
+    if caller.role is Role.OWNER:
+        return
+    message = _message(DeleteRun() if caller.match.rule.endswith("/delete") else RestoreRun())
+    run = handlers._get_tracking_store().get_run(message.run_id)
+    if run.info.user_id != caller.user:
+        raise refused(
+            f"This run is {run.info.user_id}'s, and only they or an owner of {caller.workspace!r} may delete or restore it."
+        )
+
+
+def check_model_source(caller: Caller) -> None:
+    """A model version comes from a run, a logged model or a model version of the same workspace.
+
+    MLflow checks that ``mlflow-artifacts:`` lies within the run or model that is named besides; it takes a bucket's
+    address from anybody, and does not look whether a ``runs:`` source exists.
+    """
+    message = _message(CreateModelVersion())
+    source = message.source
+    if source in handlers._PROMPT_SOURCE_PLACEHOLDERS:
+        return
+    if urlsplit(source).scheme not in ("runs", "models", "mlflow-artifacts"):
+        raise refused(
+            "The source of a model version must be a run or a logged model of this workspace "
+            "(runs:/<run id>/<path> or models:/<model id>); log the model there first."
+        )
+    store = handlers._get_tracking_store()  # looks in the request's workspace only
+    if message.run_id:
+        store.get_run(message.run_id)
+    if message.model_id:
+        store.get_logged_model(message.model_id)
+    _same_workspace_path(source, caller)
+
+
+def _same_workspace_path(source: str, caller: Caller) -> None:
+    parts = [part for part in handlers._iteratively_unquote(urlsplit(source).path).split("/") if part]
+    if (
+        urlsplit(source).scheme == "mlflow-artifacts"
+        and parts[:1] == ["workspaces"]
+        and parts[1:2] != [caller.workspace]
+    ):
+        raise refused(f"The source of a model version must lie in the workspace {caller.workspace!r} itself.")
+
+
+def check_trace_tag(caller: Caller) -> None:
+    """Tags that name a place are MLflow's own to set: the server reads files from there for whoever asks."""
+    keys = {request.args.get("key"), json_body().get("key") if request.get_data(cache=True) else None}
+    if keys & PLACE_TAGS:
+        raise refused("This tag says where a trace's data lies, and only the server sets it.")
+
+
+def check_trace_body(caller: Caller) -> None:
+    """The same for the tags that a whole trace brings: they are left out, the server sets its own."""
+    body = json_body()
+    body["tags"] = [tag for tag in _tag_list(body) if tag.get("key") not in PLACE_TAGS]
+    for outer in ("trace",):
+        for inner in ("trace_info", "traceInfo"):
+            tags = _dig(body, outer, inner).get("tags")
+            if isinstance(tags, dict):
+                for key in PLACE_TAGS:
+                    tags.pop(key, None)
+
+
+def _dig(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    found: Any = body
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _tag_list(body: dict[str, Any]) -> list[dict[str, Any]]:
+    tags = body.get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, dict) for tag in tags):
+        raise MlflowException.invalid_parameter_value("tags must be a list of objects with key and value.")
+    return tags
+
+
+CHECKS: dict[str, Callable[[Caller], None]] = {
+    "new_experiment": check_new_experiment,
+    "new_run": check_new_run,
+    "author_tag": check_author_tag,
+    "run_tags": check_run_tags,
+    "run_tag": check_run_tag,
+    "own_run": check_own_run,
+    "model_source": check_model_source,
+    "trace_tag": check_trace_tag,
+    "trace_body": check_trace_body,
+}

@@ -1,0 +1,164 @@
+"""The process: it holds the port from its first moment, and loads MLflow beside that.
+
+Until MLflow is there (about 5 s) every request is answered 503: people see a page that opens by itself, MLflow's
+clients wait and try again. The port is never taken by a process that does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+
+import uvicorn
+
+from ..keys import ensure_key
+from ..settings import Settings
+from .gate import Behind, Gate
+from .mlflow_server import LoadedMlflow, Stores, environment
+
+#: this service's name at the Hub
+SERVICE = "mlflow"
+GRACE_SECONDS = 5
+log = logging.getLogger("maestro.tracking")
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if MLflow could not be loaded.
+
+    Raises:
+        OSError: if the port is taken.
+    """
+    listener = _listen(settings.host, settings.port)
+    gate = Gate(settings.prefix)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            gate,
+            log_level="warning",
+            access_log=False,  # a query string may hold a sign-in's code
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            lifespan="on",
+        )
+    )
+    failures: list[BaseException] = []
+    asyncio.run(_run(server, listener, gate, settings, failures))
+    return 1 if failures else 0
+
+
+async def _run(
+    server: uvicorn.Server, listener: socket.socket, gate: Gate, settings: Settings, failures: list[BaseException]
+) -> None:
+    loading = asyncio.create_task(_load(gate, settings))
+
+    def loaded(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            failures.append(task.exception() or RuntimeError())
+            log.error("MLflow could not be started: %s", failures[0])
+            server.should_exit = True
+
+    loading.add_done_callback(loaded)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        loading.cancel()
+
+
+async def _load(gate: Gate, settings: Settings) -> None:
+    began = time.monotonic()
+    gate.open(await _in_daemon_thread(lambda: _behind(settings)))
+    log.info("MLflow is ready after %.1f s.", time.monotonic() - began)
+
+
+async def _in_daemon_thread(work):  # type: ignore[no-untyped-def]
+    """Run ``work`` in a thread that does not hold up the process's end, as an executor's would."""
+    loop = asyncio.get_running_loop()
+    result = loop.create_future()
+
+    def settle(value: object, error: BaseException | None) -> None:
+        if not result.done():
+            if error is None:
+                result.set_result(value)
+            else:
+                result.set_exception(error)
+
+    def run() -> None:
+        try:
+            value, error = work(), None
+        except BaseException as problem:  # noqa: BLE001 - handed to the waiting task as it is
+            value, error = None, problem
+        loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, name="load-mlflow", daemon=True).start()
+    return await result
+
+
+def _behind(settings: Settings) -> Behind:
+    """Everything that takes time to import or open."""
+    import httpx
+
+    from .identity import Hub
+    from .membership import WorkspacesService
+    from .session import Cookies
+    from .signin import OAuth, SignInPages
+
+    addresses = [settings.public_url, settings.mlflow_url, f"http://{settings.host}:{settings.port}"]
+    mlflow = LoadedMlflow(environment(Stores.of(settings), settings.prefix, addresses, os.environ))
+    client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
+    hub = Hub(client, settings.hub_api_url, SERVICE)
+    cookies = Cookies(
+        ensure_key(settings.state, "mlflow-cookie"), settings.prefix, settings.public_url.startswith("https:")
+    )
+    oauth = OAuth(
+        authorize_url=os.environ.get("JUPYTERHUB_HOST", "") + settings.base_url + "hub/api/oauth2/authorize",
+        token_url=settings.hub_api_url + "/oauth2/token",
+        client_id=os.environ.get("JUPYTERHUB_CLIENT_ID") or f"service-{SERVICE}",
+        client_secret=settings.hub_api_token,
+        redirect_uri=os.environ.get("JUPYTERHUB_OAUTH_CALLBACK_URL") or settings.prefix + "oauth_callback",
+        prefix=settings.prefix,
+    )
+    return Behind(
+        mlflow=mlflow,
+        hub=hub,
+        service=WorkspacesService(client, settings.service_url, settings.hub_api_token),
+        cookies=cookies,
+        sign_in=SignInPages(client, oauth, cookies, hub),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(2048)
+    listener.set_inheritable(False)
+    return listener
+
+
+def main() -> int:
+    """``python -m maestro_hub_services.tracking``."""
+    from ..parent import exit_with_parent
+    from ..settings import load_settings
+
+    exit_with_parent()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every question to the Hub
+    settings = load_settings()
+    try:
+        return serve(settings)
+    except OSError as error:
+        log.error("MLflow cannot listen at %s:%d: %s", settings.host, settings.port, error.strerror)
+        return 1
