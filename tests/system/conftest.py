@@ -1,0 +1,52 @@
+"""The system tests' fixtures.
+
+``maestro`` (session)   THE running system: one ``python -m maestro_hub_services.run`` on a temporary state, all ports
+                        random, the admin signed in. A :class:`house.Maestro`: ``url``, ``ready``, ``state``, ``admin``,
+                        ``person("ann")`` (signed up, approved, signed in), ``account(name, action)``, ``log()``.
+                        People (:class:`house.Person`) have ``get``, ``submit`` (a form, its XSRF token),
+                        ``token()``, ``api()`` (Maestro's REST API), ``hub()`` (the Hub's), ``name``, ``password``.
+``new_run``             starts further runs on states of their own (for what ends or breaks a run): a function
+                        ``new_run(*arguments, state=..., **environment) -> house.Run``; all end with the test.
+
+Tests share the session's system: take names of your own, and leave others' servers alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.house import Maestro, Run
+
+
+@pytest.fixture(scope="session")
+def maestro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maestro]:
+    """The running system; ends with the session."""
+    run = Run(tmp_path_factory.mktemp("maestro") / "state")
+    try:
+        yield Maestro(run)
+    finally:
+        run.stop()
+        kept = os.environ.get("MAESTRO_TEST_LOGS")  # for whoever looks into a failure
+        if kept and (run.state / "log").is_dir():
+            shutil.copytree(run.state / "log", kept, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start runs of the test's own."""
+    runs: list[Run] = []
+
+    def start(*arguments: str, state: Path | None = None, **environment: str) -> Run:
+        runs.append(Run(state or tmp_path / "state", *arguments, environment=environment))
+        return runs[-1]
+
+    try:
+        yield start
+    finally:
+        for run in runs:
+            run.stop()
