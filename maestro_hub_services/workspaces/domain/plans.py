@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import quote
 
+from maestro_core.clients import client_environment
 from maestro_core.experiments import default_experiment, viewer_experiment
-from maestro_core.launches import WORKSPACE_DIR, LaunchPlan, Mount, PlanWorkspace, SpawnAsk
+from maestro_core.launches import (
+    CLIENT_CONFIG_DIR,
+    ENVIRONMENT_DIR,
+    WORKSPACE_DIR,
+    LaunchPlan,
+    Mount,
+    PlanWorkspace,
+    SpawnAsk,
+)
 from maestro_core.names import label_value, personal_workspace_name
 from maestro_core.policy import Dataset
 from maestro_core.profiles import Profile
@@ -14,8 +23,6 @@ from maestro_core.roles import Role
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import LaunchRow, WorkspaceRow
-
-CONFIG_DIR = "/etc/maestro"
 
 
 def experiment_of(ask: SpawnAsk, workspace: WorkspaceRow, role: Role) -> str:
@@ -96,7 +103,6 @@ def _environment(
         "MLFLOW_TRACKING_AUTH": "maestro",
         "MLFLOW_WORKSPACE": workspace.name if writer else personal_workspace_name(user.name, user.created),
         "MLFLOW_EXPERIMENT_NAME": launch.experiment,
-        "PIP_CONFIG_FILE": f"{CONFIG_DIR}/pip.conf",
-        "UV_CONFIG_FILE": f"{CONFIG_DIR}/uv.toml",
-        "NETRC": f"{CONFIG_DIR}/netrc",
+        "MAESTRO_ENV": ENVIRONMENT_DIR,
+        **client_environment(CLIENT_CONFIG_DIR),
     }
