@@ -222,6 +222,14 @@ def test_an_allowed_version_is_taken_and_a_blocked_pin_is_explained(client: Clie
     assert "breaks our pipelines" in output
 
 
+def test_a_range_without_an_allowed_version_fails(client: Client) -> None:
+    """pip ignores yanked versions without a word, as its users know it from upstream; uv tells their reason."""
+    code, output = client.install("versioned>=2")
+    assert code != 0 and not client.has("versioned")
+    told = "breaks our pipelines" if client.name == "uv" else "No matching distribution found for versioned>=2"
+    assert told in output, output
+
+
 def test_a_guessed_address_of_a_blocked_file_is_refused(client: Client) -> None:
     refused = client.service.address("evil")
     guessed = re.sub(r"/refused-[^/]+/", "/" + "0" * 24 + "/", refused)
