@@ -172,7 +172,8 @@ class StopForm(Page):
         except MaestroError as error:
             self.say(error.message, back, good=False)
             return
-        self.say(f"The server in {launch.workspace} is stopping.", back)
+        state = "is stopping" if launch.status.active else "is stopped"
+        self.say(f"The server in {launch.workspace} {state}.", back)
 
     def _back(self, page: str) -> str:
         """The page by its name; never an address from the form, which would lead anywhere."""

@@ -229,7 +229,7 @@ def digest(shown: Iterable[Card]) -> str:
 
 
 def refresh_seconds(shown: Iterable[Card]) -> int:
-    """How often the page asks again: 2 s while a server starts, else 15 s."""
+    """How often the page asks again: 2 s while a server starts, else 15 s (besides once, 3 s after a change)."""
     return 2 if any(card.status is STARTING for card in shown) else 15
 
 
