@@ -137,6 +137,22 @@ class NotebookServer:
         session = answer.json()
         return Notebook(self, session["id"], session["kernel"]["id"])
 
+    async def terminal(self, line: str, ends: str) -> str:
+        """What a new terminal shows after a line, up to the text that its output ends in."""
+        name = self.api("POST", "api/terminals", json={}).json()["name"]
+        url = f"{self.url.replace('http', 'ws', 1)}terminals/websocket/{name}"
+        seen = ""
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as client,
+            client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=LIMIT)) as socket_,
+        ):
+            await socket_.send_json(["stdin", f"{line}\r"])
+            while ends not in seen:
+                kind, *text = await socket_.receive_json()
+                seen += text[0] if kind == "stdout" else ""
+        self.api("DELETE", f"api/terminals/{name}")
+        return seen
+
 
 @dataclass
 class Outcome:
