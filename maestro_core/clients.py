@@ -16,6 +16,10 @@ INDEX_USER = "launch"
 #: how long a client waits for a first byte: the index may have to fetch a file from a slow upstream first
 TIMEOUT_SECONDS = 60
 
+# netrc knows hosts and no ports, and `requests` replaces an Authorization header by what it finds there. On one machine
+# the Hub and the services are 127.0.0.1 too: their callers would lose their tokens. So the index goes by another name.
+_LOOPBACK_NAME = "localhost"
+
 
 def client_environment(directory: str) -> dict[str, str]:
     """The variables that make pip and uv read :func:`client_files` from ``directory``, and nothing else prompt.
@@ -34,7 +38,8 @@ def client_files(index_url: str, token: str) -> dict[str, str]:
     """The files of one launch by name: ``pip.conf``, ``uv.toml``, ``netrc``.
 
     Args:
-        index_url: the index as the server reaches it (``http://127.0.0.1:8182/services/packages``).
+        index_url: the index as the server reaches it (``http://127.0.0.1:8182/services/packages``; 127.0.0.1 is
+            written as localhost).
         token: the launch's index token; it stands in ``netrc`` alone, never in an address.
 
     Raises:
@@ -45,9 +50,11 @@ def client_files(index_url: str, token: str) -> dict[str, str]:
         raise ValueError("the address of the index must be http:// or https:// with a host and without a password")
     if not _plain(index_url) or not _plain(token):
         raise ValueError("the address of the index and the token are printable ASCII without spaces and quotes")
-    simple = index_url.rstrip("/") + "/simple/"
+    if address.hostname == "127.0.0.1":
+        address = address._replace(netloc=address.netloc.replace("127.0.0.1", _LOOPBACK_NAME))
+    simple = address.geturl().rstrip("/") + "/simple/"
     return {
-        "pip.conf": _pip_conf(simple, address.scheme, address.hostname, address.netloc),
+        "pip.conf": _pip_conf(simple, address.scheme, str(address.hostname), address.netloc),
         "uv.toml": _uv_toml(simple),
         "netrc": f"machine {address.hostname} login {INDEX_USER} password {token}\n",
     }

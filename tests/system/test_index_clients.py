@@ -32,7 +32,7 @@ class Service:
 
     def __init__(self, upstream: kit.Upstream, authority: kit.Authority, port: int) -> None:
         self.upstream, self.authority = upstream, authority
-        self.host = f"http://127.0.0.1:{port}"
+        self.host = f"http://localhost:{port}"  # as clients.py calls it
         self.url = f"{self.host}{PREFIX.rstrip('/')}"
 
     def rule(self, **section: object) -> None:
@@ -59,7 +59,7 @@ def environment(state: Path, host: str, authority: kit.Authority) -> dict[str, s
     return kept | {
         "MAESTRO_STATE": str(state),
         "MAESTRO_POLICY": str(state / "maestro.yaml"),
-        "MAESTRO_BIND": host.removeprefix("http://"),
+        "MAESTRO_BIND": host.removeprefix("http://").replace("localhost", "127.0.0.1"),
         "MAESTRO_PUBLIC_URL": host,
         "MAESTRO_SERVICE_URL": authority.url,
         "MAESTRO_MLFLOW_URL": host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +214,13 @@ class TestYaml:
         assert caught.value.code in ("invalid_policy", "invalid_resources")
         assert "\n" not in caught.value.message
 
+    def test_the_example_of_the_docs_is_a_policy(self) -> None:
+        text = (Path(__file__).parents[2] / "docs/packages.md").read_text()
+        compiled = compile_policy(parse_policy(text.partition("```yaml\n")[2].partition("```")[0]).packages)
+        assert decide(compiled, "requests").reason.startswith("requests is blocked by the global policy (rule requests)")
+        assert decide(compiled, "tensorflow", "2.9").allowed and decide(compiled, "tensorflow", "3.0").action is ASK
+        assert compiled.index.upstream and compiled.index.cache == 20 * 1024**3
+
     def test_the_workspace_yaml_of_the_second_seed(self) -> None:
         text = """
         packages:
@@ -330,9 +338,13 @@ class TestClientFiles:
     def test_the_token_stands_in_netrc_alone(self) -> None:
         files = client_files("http://127.0.0.1:8182/services/packages", "s3cret")
         assert [name for name, text in files.items() if "s3cret" in text] == ["netrc"]
-        assert files["netrc"] == "machine 127.0.0.1 login launch password s3cret\n"
-        assert "index-url = http://127.0.0.1:8182/services/packages/simple/\n" in files["pip.conf"]
+        assert files["netrc"] == "machine localhost login launch password s3cret\n"
+        assert "index-url = http://localhost:8182/services/packages/simple/\n" in files["pip.conf"]
         assert set(files) == {value.rpartition("/")[2] for value in client_environment("/x").values()} - {"1"}
+
+    def test_requests_to_the_hub_keep_their_own_token(self) -> None:
+        """netrc knows no ports: on one machine the index goes by a name that the Hub's addresses do not have."""
+        assert "127.0.0.1" not in "".join(client_files("http://127.0.0.1:8182/x", "t").values())
 
     def test_plain_http_is_trusted_where_pip_would_refuse_it(self) -> None:
         assert "trusted-host" not in client_files("http://127.0.0.1:1/x", "t")["pip.conf"]
