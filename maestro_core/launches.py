@@ -254,6 +254,7 @@ class FormView(BaseModel):
         refusal: why nothing can be started here, one sentence.
         profiles: only those open to the person, refused ones with their reason.
         servers: the person's servers in use and their limit.
+        template: the one that opens when none is chosen, or None.
         experiment: the default MLflow experiment.
     """
 
@@ -265,6 +266,7 @@ class FormView(BaseModel):
     profiles: tuple[ProfileView, ...] = ()
     servers: ServersShown = ServersShown(used=0, limit=None)
     templates: tuple[TemplateView, ...] = ()
+    template: str | None = None
     experiment: str = ""
 
 

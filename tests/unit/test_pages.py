@@ -234,6 +234,11 @@ async def test_a_fetch_without_session_makes_the_page_reload_instead_of_followin
     assert answer.headers["hx-refresh"] == "true"
 
 
+async def test_the_address_without_its_slash_leads_on(world: World) -> None:
+    async with httpx.AsyncClient(base_url=world.address) as client:
+        assert (await client.get(PREFIX.rstrip("/"))).headers["location"] == PREFIX
+
+
 async def test_a_token_opens_no_page(world: World) -> None:
     """A notebook server's token is weak; pages manage members, so they take a browser's session only."""
     world.scopes["ann"] = [USE, MANAGE]
@@ -322,7 +327,7 @@ async def test_the_cards_alone_are_asked_for_again_and_answered_only_when_they_c
     browser = await world.sign_in()
     await browser.get()
     cards = browser.page.find(id="cards")
-    assert cards["hx-trigger"] .endswith("every 15s")
+    assert cards["hx-trigger"].endswith("every 15s")
     path = cards["hx-get"].removeprefix(PREFIX)
     fetched = {"HX-Request": "true", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
     assert (await browser.client.get(PREFIX + path, headers=fetched)).status_code == 401, "a fetch needs the token too"
@@ -331,7 +336,7 @@ async def test_the_cards_alone_are_asked_for_again_and_answered_only_when_they_c
     world.desk.running = [launch("demo", status=LaunchStatus.RESERVED)]
     answer = await browser.get(path, headers=fetched)
     assert answer.status_code == 200
-    assert browser.page.find(id="cards")["hx-trigger"] .endswith("every 2s")
+    assert browser.page.find(id="cards")["hx-trigger"].endswith("every 2s")
     assert browser.page.find("html") is None, "only the part, not the frame"
 
 

@@ -123,6 +123,13 @@ def test_cores_alone_leave_the_rest_to_the_profile() -> None:
     assert (amounts.cpu, amounts.memory, amounts.gpu) == (4, 32 * GIB, 1)
 
 
+def test_the_template_that_opens_by_itself_is_named() -> None:
+    templates = (TemplateView(name="start-here", title="Start here"),)
+    for own, first in ((None, "None"), ("start-here", "Start here (the workspace's own)"), ("gone", "None")):
+        options = render(view(SMALL, templates=templates, template=own)).find(id="spawn-template").find_all("option")
+        assert (options[0]["value"], options[0].get_text()) == ("", first)
+
+
 def test_gpu_fields_are_there_only_when_a_profile_has_one() -> None:
     assert render(view(SMALL)).find(id="spawn-gpu") is None
     assert render(view(SMALL, profile("gpu", "All are taken.", gpu=1))).find(id="spawn-gpu") is None

@@ -20,7 +20,7 @@ from ..identity import Caller
 from .access import opened, unknown_workspace
 from .admission import asked_workspace
 from .limits import in_use
-from .plans import experiment_of
+from .plans import experiment_of, template_of
 
 
 async def form_view(authority: Authority, request: FormRequest) -> FormView:
@@ -65,6 +65,7 @@ def _form(
         profiles=profiles,
         servers=ServersShown.model_validate(shown_servers(limits, used)),
         templates=authority.templates.all() if role.covers(Role.EDITOR) else (),
+        template=template_of(SpawnAsk(), workspace, role),
         experiment=experiment_of(SpawnAsk(), workspace, role) or default_experiment(workspace.name),
     )
 

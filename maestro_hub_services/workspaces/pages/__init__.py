@@ -10,6 +10,8 @@ import os
 from functools import partial
 from typing import Any
 
+from tornado.web import RedirectHandler
+
 from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
@@ -58,6 +60,7 @@ def page_routes(site: Site) -> list[tuple[str, type, dict[str, Any]]]:
     arguments = {"site": site, "jinja": environment(site.templates)}
     prefix = site.links.prefix
     return [
+        (prefix.rstrip("/"), RedirectHandler, {"url": prefix, "permanent": False}),
         (f"{prefix}oauth_callback", SignInCallback, arguments),
         (f"{prefix}static/(.*)", PageFiles, {"path": str(site.templates / "static")}),
         *((prefix + path, handler, arguments) for path, handler in _PAGES),

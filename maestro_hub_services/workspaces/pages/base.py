@@ -320,6 +320,10 @@ class SignInCallback(HubOAuthCallbackHandler):
 class PageFiles(StaticFileHandler):
     """Our stylesheet and htmx: open to everybody, checked for changes at each use."""
 
+    def set_default_headers(self) -> None:
+        """Also of refusals."""
+        self.clear_header("Server")
+
     def set_extra_headers(self, path: str) -> None:
         """Headers besides tornado's own."""
         self.set_header("X-Content-Type-Options", "nosniff")
