@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import MaestroError
 from .models import read_model
 from .names import check_name
 from .packages import PackagePolicy
 from .profiles import Profile
-from .quota import Quotas
+from .quota import Quota, Quotas
 
 MAX_POLICY_BYTES = 1024 * 1024
 
@@ -92,7 +92,40 @@ def parse_policy(text: str, name: str = "maestro.yaml") -> Policy:
     try:
         return read_model(Policy, data, "invalid_policy")
     except MaestroError as error:
-        raise MaestroError("invalid_policy", f"{name}: {error.message}", error.details) from None
+        place = "" if "field" in error.details and error.code == "invalid_policy" else _place(data)
+        raise MaestroError(
+            "invalid_policy", f"{name}: {place}{error.message}", {"field": place.rstrip(": ")} | error.details
+        ) from None
+
+
+def _place(data: Mapping[Any, Any]) -> str:
+    """Where one of our own rules (a name, an amount) refused: ``quotas.everyone.max_cpu_per_notebook: ``, or nothing.
+
+    Those rules raise their own sentence, which knows no place; so each key is looked at alone.
+    """
+    for path, model, entry in _entries(data):
+        for key, value in entry.items() if isinstance(entry, Mapping) else ():
+            try:
+                model.model_validate({key: value})
+            except MaestroError:
+                return f"{path}.{key}: "
+            except ValidationError:
+                continue  # what is missing beside it
+    return ""
+
+
+def _entries(data: Mapping[Any, Any]) -> Iterator[tuple[str, type[BaseModel], Any]]:
+    models: dict[str, type[BaseModel]] = {"profiles": Profile, "datasets": Dataset}
+    for section, model in models.items():
+        for number, entry in enumerate(data.get(section) or ()):
+            yield f"{section}.{number}", model, entry
+    quotas = data.get("quotas")
+    for level, entries in quotas.items() if isinstance(quotas, Mapping) else ():
+        if level == "everyone":
+            yield "quotas.everyone", Quota, entries
+        else:
+            for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+                yield f"quotas.{level}.{name}", Quota, entry
 
 
 class _UniqueKeys(yaml.SafeLoader):

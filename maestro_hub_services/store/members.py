@@ -56,7 +56,7 @@ class MemberRepository:
             .where(member.c.workspace_id.in_(sorted(workspace_ids)))
             .group_by(member.c.workspace_id)
         )
-        return dict((await self._db.execute(query)).tuples().all())
+        return {row[0]: row[1] for row in await self._db.execute(query)}
 
     async def get(self, workspace_id: str, kind: MemberKind, name: str) -> MemberRow | None:
         """One member by kind and name."""
