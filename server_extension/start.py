@@ -82,7 +82,8 @@ def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
     return folders | {
         # Ours first, before the prefix's kernel of the same name.
         "JUPYTER_PATH": str(launch.jupyter_data),
-        # Loads the server extension in editable installs too, which have no data files.
+        # Loads the server extension in editable installs too, which have no data files. Also in there: JupyterLab asks
+        # nobody for news and updates, and no user whether it may.
         "JUPYTER_CONFIG_PATH": str(Path(__file__).resolve().parent / "etc" / "jupyter"),
         # The address that the Hub's token may go to, under a name that no tutorial sets (ipython_magics.address).
         "MAESTRO_TRACKING_URI": environ.get("MLFLOW_TRACKING_URI", ""),
@@ -106,10 +107,7 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         # On one machine all servers share the loopback interface, and a kernel's output is sent to whoever connects.
         "--KernelManager.transport_encryption=auto",
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),  # the spawner decides who runs it
-        # The prefix is read-only, and the server has no business with other addresses.
-        "--LabApp.extension_manager=readonly",
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",  # as the prefix is
         *arguments,
     ]
 

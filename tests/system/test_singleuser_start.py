@@ -199,6 +199,9 @@ def test_the_server_runs_nothing_that_lies_in_the_workspace(editor: Opened) -> N
 
 
 def test_jupyterlab_opens_with_settings_that_are_kept_in_the_private_home(editor: Opened) -> None:
+    page = editor.server.api("GET", "lab").text
+    config = json.loads(page.split('id="jupyter-config-data" type="application/json">')[1].split("</script>")[0])
+    assert "@jupyterlab/apputils-extension:announcements" in config["disabledExtensions"]
     setting = "lab/api/settings/@jupyterlab/apputils-extension:themes"
     assert editor.server.api("PUT", setting, json={"raw": '{"theme": "JupyterLab Dark"}'}).status_code == 204
     assert list(editor.home.glob(".jupyter/lab/user-settings/@jupyterlab/apputils-extension/themes.*"))
