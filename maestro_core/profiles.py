@@ -155,7 +155,7 @@ def _named(
     if lacking is not None:
         raise MaestroError(
             "profile_closed",
-            f"The profile {name!r} cannot give {lacking}; ask for less or take another profile.",
+            f"This asks for more than the profile {name!r} has ({lacking}); ask for less or take another profile.",
             {"profile": name, "asked": asked.model_dump()},
         )
     return profile, asked
