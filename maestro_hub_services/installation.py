@@ -37,7 +37,8 @@ PORTS: dict[str, Port] = {
     "mlflow": Port("MAESTRO_MLFLOW_PORT", 8183, "MLflow"),
 }
 
-#: the services that people and notebooks reach, and the module that each is
+#: the services that people and notebooks reach, and the module that each is. The Hub starts them in this order and
+#: waits, with pauses that double, for all but MLflow; started first it would take the others' processor meanwhile.
 SERVICES: dict[str, str] = {
     "workspaces": "maestro_hub_services.workspaces",
     "packages": "maestro_hub_services.packages",

@@ -9,7 +9,7 @@ import httpx
 
 from ..installation import Installation
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 #: a refusal is an answer; 404 and redirects come from a proxy or Hub whose routes are not there yet
@@ -18,10 +18,17 @@ HEALTH = {"workspaces": "api/v1/jupyter/health", "packages": "health", "mlflow":
 
 
 def endpoints(maestro: Installation) -> dict[str, str]:
-    """What must answer: name -> address, each through the proxy, so that its route is proved as well."""
+    """What must answer, in this order: name -> address. Each service itself, then its route through the proxy."""
     public = maestro.local_url("/")
-    services = {name: f"{public}services/{name}/{HEALTH[name]}" for name in maestro.services}
-    return {"hub": f"{public}hub/health", **services}
+    paths = {name: f"services/{name}/{HEALTH[name]}" for name in maestro.services}
+    own = {name: f"{maestro.origin(name)}/{path}" for name, path in paths.items()}
+    routes = {f"the route to {name}": f"{public}{path}" for name, path in paths.items()}
+    return {
+        "hub": f"http://127.0.0.1:{maestro.port('hub')}/hub/health",
+        **own,
+        "the route to the hub": f"{public}hub/health",
+        **routes,
+    }
 
 
 def wait_ready(addresses: dict[str, str], seconds: float, going: Callable[[], bool]) -> list[str]:
@@ -39,8 +46,10 @@ def wait_ready(addresses: dict[str, str], seconds: float, going: Callable[[], bo
     limit = time.monotonic() + seconds
     with httpx.Client(timeout=5.0, trust_env=False) as client:
         while left and going() and time.monotonic() < limit:
-            left = {name: url for name, url in left.items() if not _answers(client, url)}
-            if left:
+            name, url = next(iter(left.items()))  # one after another: the Hub first, without which there are no routes
+            if _answers(client, url):
+                del left[name]
+            else:
                 time.sleep(POLL_SECONDS)
     return list(left)
 
