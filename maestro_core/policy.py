@@ -117,7 +117,8 @@ def _place(data: Mapping[Any, Any]) -> str:
 def _entries(data: Mapping[Any, Any]) -> Iterator[tuple[str, type[BaseModel], Any]]:
     models: dict[str, type[BaseModel]] = {"profiles": Profile, "datasets": Dataset}
     for section, model in models.items():
-        for number, entry in enumerate(data.get(section) or ()):
+        entries = data.get(section)
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
             yield f"{section}.{number}", model, entry
     quotas = data.get("quotas")
     for level, entries in quotas.items() if isinstance(quotas, Mapping) else ():

@@ -19,9 +19,9 @@ MAX_MEMORY = 64 * 1024**4
 MAX_CPU = 1024.0
 MAX_GPU = 64
 
-_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_MEMORY_I = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt])i", re.IGNORECASE)
-_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(m?)")
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_MEMORY_I = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt])i", re.IGNORECASE | re.ASCII)
+_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(m?)", re.ASCII)
 _GPU_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -97,7 +97,7 @@ def parse_gpu(value: object) -> int:
         MaestroError: ``invalid_resources``.
     """
     text = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", text) or int(text) > MAX_GPU:
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MAX_GPU:
         raise _refuse("gpu", value, f"take a whole number from 0 to {MAX_GPU}")
     return int(text)
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -307,24 +307,25 @@ async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator
     for name in ("ann", "bob", "eve"):
         hub.add(name)
     hub.add("root", scopes=(USE, MANAGE, ADMIN))
-    async with _listening(lambda: _hub_app(hub)) as hub_address:
-        async with open_authority(settings_for(state, hub_address, policy)) as authority:
-            identity = Identity(
-                authority.hub,
-                api_url=f"{hub_address}/hub/api",
-                api_token="token-of-the-service",
-                base_url=PREFIX,
-                oauth_client_id="service-workspaces",
-                access_scopes={ACCESS},
-            )
-            async with _listening(lambda: make_app(authority, identity, "secret")) as address:
-                hub.service_url = address + API + "/"
-                yield World(hub, authority, address)
+    async with AsyncExitStack() as stack:
+        hub_address = await stack.enter_async_context(_listening(_hub_app(hub)))
+        authority = await stack.enter_async_context(open_authority(settings_for(state, hub_address, policy)))
+        identity = Identity(
+            authority.hub,
+            api_url=f"{hub_address}/hub/api",
+            api_token="token-of-the-service",
+            base_url=PREFIX,
+            oauth_client_id="service-workspaces",
+            access_scopes={ACCESS},
+        )
+        address = await stack.enter_async_context(_listening(make_app(authority, identity, "secret")))
+        hub.service_url = address + API + "/"
+        yield World(hub, authority, address)
 
 
 @asynccontextmanager
-async def _listening(make: Callable[[], Application]) -> AsyncIterator[str]:
-    server = HTTPServer(make(), max_body_size=1024 * 1024)
+async def _listening(app: Application) -> AsyncIterator[str]:
+    server = HTTPServer(app, max_body_size=1024 * 1024)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     server.add_socket(listener)

@@ -15,7 +15,7 @@ from tornado.web import Application, RequestHandler
 
 from maestro_hub_services.keys import KeyFileError, ensure_key, make_private_directory
 from maestro_hub_services.parent import exit_with_parent
-from maestro_hub_services.settings import Settings, load_settings
+from maestro_hub_services.settings import Settings, SettingsError, load_settings
 from maestro_hub_services.store import Store, StoreLocked
 
 from .authority import Authority
@@ -114,7 +114,7 @@ def main() -> None:
 
     try:
         asyncio.run(run())
-    except (StoreLocked, KeyFileError) as error:
+    except (StoreLocked, KeyFileError, SettingsError) as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"The workspaces service cannot start on {settings.host}:{settings.port}: {error.strerror or error}.")

@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from maestro_core.errors import MaestroError
 from maestro_core.launches import TemplateView
 from maestro_core.names import slug, valid_name
-
-#: the source tree first (an editable install leaves data files where they are), then what the wheel installed
-FOLDERS = (
-    Path(__file__).parents[2] / "templates" / "notebooks",
-    Path(sys.prefix) / "share" / "maestro" / "templates" / "notebooks",
-)
+from maestro_hub_services.installation import data_path
 
 
 class Templates:
     """The templates of one folder, read once.
 
     Args:
-        folder: None: the first of :data:`FOLDERS` that exists.
+        folder: None: the project's own.
+
+    Raises:
+        SettingsError: the project's own is not installed.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        found = folder or next((path for path in FOLDERS if path.is_dir()), None)
-        files = sorted(found.glob("*.ipynb")) if found else []
+        files = sorted((folder or data_path("templates", "notebooks")).glob("*.ipynb"))
         self._files = {slug(path.stem, 30): path for path in files}
         self._known = {name: _view(name, path) for name, path in self._files.items() if valid_name(name)}
 

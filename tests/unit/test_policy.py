@@ -30,7 +30,7 @@ class TestTheText:
         assert quota.max_memory_per_notebook == parse_memory("64Gi")
         assert quota.max_gpu_per_notebook == 4
         assert quota.max_storage_per_workspace == parse_memory("100Gi")
-        assert [profile.name for profile in policy.profiles][0] == "small"
+        assert policy.profiles[0].name == "small"
         assert policy.profiles[-1].gpu_type == "nvidia-tesla-v100"
 
     def test_its_commented_examples_can_be_taken(self) -> None:
@@ -53,6 +53,7 @@ class TestTheText:
             ("a: 1\na: 2\n", "'a' stands twice"),
             ("profiles:\n  - {name: small}\n  - {name: small}\n", "'small' stands twice"),
             ("profiles: []\n", "at least one profile"),
+            ("profiles: 3\nquotas: {everyone: {max_cpu_per_notebook: lots}}\n", "quotas.everyone.max_cpu"),
             ("quotas:\n  everyone: {max_cpu_per_notebook: lots}\n", "quotas.everyone.max_cpu_per_notebook: 'lots'"),
             ("quotas:\n  groups:\n    team: {max_memory_per_notebook: 3Xi}\n", "quotas.groups.team.max_memory"),
             ("quotas:\n  everyone: {max_servers: 3}\n", "quotas.everyone.max_servers"),
@@ -81,6 +82,14 @@ class TestTheText:
         assert parse_policy(GOOD).revision != parse_policy(OTHER).revision
 
 
+def put(path: Path, content: str | bytes | None) -> None:
+    """What an admin's editor does; None removes the file."""
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 class TestTheFile:
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
@@ -91,7 +100,7 @@ class TestTheFile:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         path = tmp_path / "maestro.yaml"
-        path.write_text(GOOD)
+        put(path, GOOD)
         return path
 
     def file(self, path: Path) -> PolicyFile:
@@ -109,23 +118,27 @@ class TestTheFile:
         await file.reload(store)
         watching = asyncio.create_task(file.watch(store))
         try:
-            path.write_text(OTHER)
-            await until(lambda: file.current.quotas.everyone.max_concurrent_notebooks == 5, "the change is not seen")
+            put(path, OTHER)
+
+            async def noted() -> bool:
+                return await self.events(store) == ["policy_loaded", "policy_loaded"]
+
+            await until(noted, "the change is not seen")
         finally:
             watching.cancel()
-        assert await self.events(store) == ["policy_loaded", "policy_loaded"]
+        assert file.current.quotas.everyone.max_concurrent_notebooks == 5
 
     async def test_a_mistake_leaves_the_last_good_one_and_is_shown_and_noted_once(
         self, store: Store, path: Path
     ) -> None:
         file = self.file(path)
         await file.reload(store)
-        path.write_text("quotas: {everyone: {max_cpu_per_notebook: lots}}\n")
+        put(path, "quotas: {everyone: {max_cpu_per_notebook: lots}}\n")
         await file.reload(store)
         await file.reload(store)
         assert file.current.quotas.everyone.max_concurrent_notebooks == 3
         assert file.problem is not None and "max_cpu_per_notebook" in file.problem.message
-        path.write_text(OTHER)
+        put(path, OTHER)
         await file.reload(store)
         assert file.problem is None and file.current.quotas.everyone.max_concurrent_notebooks == 5
         assert await self.events(store) == ["policy_loaded", "policy_refused", "policy_loaded"]
@@ -133,24 +146,24 @@ class TestTheFile:
     async def test_a_removed_file_leaves_the_last_good_one(self, store: Store, path: Path) -> None:
         file = self.file(path)
         await file.reload(store)
-        path.unlink()
+        put(path, None)
         await file.reload(store)
         assert file.current.quotas.everyone.max_concurrent_notebooks == 3
         assert file.problem is not None and "cannot be read" in file.problem.message
-        path.write_text(GOOD)
+        put(path, GOOD)
         await file.reload(store)
         assert file.problem is None
 
     async def test_the_last_good_one_is_in_force_after_a_new_start_too(self, store: Store, path: Path) -> None:
         await self.file(path).reload(store)
-        path.write_text("quotas: [")
+        put(path, "quotas: [")
         again = self.file(path)
         await again.reload(store)
         assert again.current.quotas.everyone.max_concurrent_notebooks == 3
         assert again.problem is not None and "line 1" in again.problem.message
 
     async def test_without_any_good_one_nothing_is_in_force(self, store: Store, path: Path) -> None:
-        path.write_bytes(b"\xff\xfe")
+        put(path, b"\xff\xfe")
         file = self.file(path)
         await file.reload(store)
         with pytest.raises(MaestroError, match="not UTF-8"):

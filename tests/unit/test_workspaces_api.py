@@ -533,11 +533,9 @@ class TestMachines:
         body = ask(user("ann")).model_dump(mode="json")
         launch_id = (await call(world, "maestro-spawner", "POST", "/plan/launches", body)).json()["launch_id"]
         path = f"/plan/launches/{launch_id}"
-        for step, status in (("confirm", "running"), ("release", "ended")):
+        for step, body, status in (("confirm", {}, "running"), ("release", {"reason": "x"}, "ended")):
             for _ in range(2):
-                answer = await call(
-                    world, "maestro-spawner", "POST", f"{path}/{step}", {"reason": "x"} if step == "release" else {}
-                )
+                answer = await call(world, "maestro-spawner", "POST", f"{path}/{step}", body)
                 assert answer.json() == {"launch_id": launch_id, "status": status}
         assert error(await call(world, "maestro-spawner", "POST", f"{path}/confirm", {})) == (409, "conflict")
         unknown = await call(world, "maestro-spawner", "POST", "/plan/launches/l-0/confirm", {})
