@@ -15,6 +15,7 @@ from .errors import MaestroError
 NAME_RULE = "1 to 30 characters: a letter first, then a-z, 0-9 and single hyphens, no hyphen at the end"
 _NAME = re.compile(r"[a-z](?:-?[a-z0-9])*")
 _PERSONAL = re.compile(r"u-[a-z0-9-]*-?[0-9a-f]{6}")
+_ID = re.compile(r"w-[0-9a-f]{20}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 #: the alias under which everyone finds their personal workspace in the API
@@ -41,17 +42,22 @@ def check_name(text: object, what: str = "workspace") -> str:
 
 
 def check_new_workspace_name(text: object) -> str:
-    """Like :func:`check_name`, and not reserved, and not shaped like a personal workspace's name (``u-...-xxxxxx``).
+    """Like :func:`check_name`, and not reserved, and not shaped like a personal workspace's name (``u-...-xxxxxx``) or an id.
 
     Raises:
         MaestroError: ``invalid_name``.
     """
     name = check_name(text)
-    if name in RESERVED or _PERSONAL.fullmatch(name):
+    if name in RESERVED or _PERSONAL.fullmatch(name) or is_workspace_id(name):
         raise MaestroError(
             "invalid_name", f"{name!r} is kept for the system; take another name for the workspace.", {"field": "name"}
         )
     return name
+
+
+def is_workspace_id(text: str) -> bool:
+    """Whether ``text`` has the shape of a workspace's immutable id: ``w-`` and 20 hex digits; no name has it."""
+    return _ID.fullmatch(text) is not None
 
 
 def slug(text: str, length: int = 20) -> str:

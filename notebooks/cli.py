@@ -26,7 +26,8 @@ from .settings import check_url, config_path, write_config
 from .workspaces import WorkspaceManager
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_out = Console(soft_wrap=True)
+# into a pipe or a file whole lines are written, so that programs can read them
+_out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True, soft_wrap=True)
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for a program instead of text.")
@@ -330,8 +331,8 @@ def _print_json(data: Any) -> None:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*[_plain(cell) for cell in row])
     _out.print(table, markup=False)

@@ -92,6 +92,10 @@ class WorkspaceRepository:
         """The workspace of that name, archived or not."""
         return await self._one(workspace.c.name == name)
 
+    async def by_id(self, workspace_id: str) -> WorkspaceRow | None:
+        """The workspace of an id that may be anybody's text."""
+        return await self._one(workspace.c.id == workspace_id)
+
     async def get(self, workspace_id: str) -> WorkspaceRow:
         """The workspace of an id that a launch or member holds, archived or not.
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from maestro_core.errors import MaestroError
-from maestro_core.names import PERSONAL, personal_workspace_name
+from maestro_core.names import PERSONAL, is_workspace_id, personal_workspace_name
 from maestro_core.roles import ACTIONS, Role, may
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.store import Unit, WorkspaceRow
@@ -51,7 +51,7 @@ async def opened(
 
 
 async def find(unit: Unit, caller: Caller, name: str) -> Standing:
-    """The workspace of that name (or ``personal``) with the caller's role.
+    """The workspace of that name or id (or ``personal``) with the caller's role.
 
     A notebook server's token sees the workspace of its own launch only, at most as an editor.
 
@@ -61,6 +61,8 @@ async def find(unit: Unit, caller: Caller, name: str) -> Standing:
     user = caller.person
     if name == PERSONAL:
         workspace = await unit.workspaces.personal_of(user.name, user.created)
+    elif is_workspace_id(name):
+        workspace = await unit.workspaces.by_id(name)
     else:
         workspace = await unit.workspaces.by_name(name)
     if workspace is None or (caller.notebook and workspace.id not in await own_workspaces(unit, caller)):
