@@ -17,6 +17,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 from maestro_core.errors import ERRORS  # noqa: E402
 from maestro_core.events import EVENTS  # noqa: E402
+from maestro_hub_services.workspaces.routes import API, ROUTES  # noqa: E402
 from notebooks.cli import main as cli  # noqa: E402
 
 NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->\n"
@@ -66,9 +67,36 @@ def errors_page() -> str:
     )
 
 
+def rest_page() -> str:
+    """docs/rest.md: the routes of the workspaces service."""
+    rows = [
+        (
+            f"`{route.method} {route.path}`"
+            + "".join(f"<br>`?{query.name}=` {query.description}" for query in route.query),
+            f"`{route.scope.removeprefix('custom:maestro:')}`" if route.scope else "",
+            route.summary,
+            f"`{route.request.__name__}`" if route.request else "",
+            ", ".join(str(status) for status in route.statuses),
+            f"`{route.response.__name__}`" if route.response else "",
+        )
+        for route in ROUTES
+    ]
+    return (
+        f"{NOTE}# The REST API\n\n"
+        f"Below `/services/workspaces/{API}/`, and for tokens at the Hub's root too: `/{API}/`. Send a Hub token as\n"
+        "`Authorization: token ...`; a token in an address counts nowhere. Bodies are JSON. `personal` stands for one's\n"
+        "own personal workspace wherever `{workspace}` stands. The models with their fields are in `openapi.json` there;\n"
+        "refusals are described in [Errors](errors.md).\n\n"
+        + table(("request", "scope", "what", "body", "status", "answer"), rows)
+        + "\nA scope is short for `custom:maestro:...`. A notebook server's own token holds `use`, acts in its own\n"
+        "workspace only and at most as an editor. `plan`, `policy` and `authorize` are held by other parts of Maestro.\n"
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "rest.md": rest_page,
 }
 
 
