@@ -59,8 +59,8 @@ def errors_page() -> str:
     ]
     return (
         f"{NOTE}# Errors and events\n\n"
-        'The API answers every refusal with `{"error": {"code", "message", "details"}}`. The message is one sentence for a\n'
-        "person; the code is for a program.\n\n"
+        'The API answers every refusal with `{"error": {"code", "message", "details"}}`. The message is one sentence\n'
+        "for a person; the code is for a program.\n\n"
         + table(("code", "status", "exit code of `maestro`", "meaning"), rows)
         + "\n## Events\n\nEvery event carries who, when and the workspace, and these fields.\n\n"
         + table(("event", "meaning", "fields"), events)
@@ -83,13 +83,14 @@ def rest_page() -> str:
     ]
     return (
         f"{NOTE}# The REST API\n\n"
-        f"Below `/services/workspaces/{API}/`, and for tokens at the Hub's root too: `/{API}/`. Send a Hub token as\n"
-        "`Authorization: token ...`; a token in an address counts nowhere. Bodies are JSON. `personal` stands for one's\n"
-        "own personal workspace wherever `{workspace}` stands. The models with their fields are in `openapi.json` there;\n"
-        "refusals are described in [Errors](errors.md).\n\n"
+        f"Below `/services/workspaces/{API}/`, and for tokens at the Hub's root too: `/{API}/`.\n"
+        "Send a Hub token as `Authorization: token ...`; a token in an address counts nowhere. Bodies are JSON.\n"
+        "`personal` stands for one's own personal workspace wherever `{workspace}` stands. The models with their fields\n"
+        "are in `openapi.json` there; refusals are described in [Errors](errors.md).\n\n"
         + table(("request", "scope", "what", "body", "status", "answer"), rows)
         + "\nA scope is short for `custom:maestro:...`. A notebook server's own token holds `use`, acts in its own\n"
-        "workspace only and at most as an editor. `plan`, `policy` and `authorize` are held by other parts of Maestro.\n"
+        "workspace only and at most as an editor. `plan`, `policy` and `authorize` are held by other parts of\n"
+        "Maestro.\n"
     )
 
 
