@@ -85,8 +85,8 @@ def rest_page() -> str:
         f"{NOTE}# The REST API\n\n"
         f"Below `/services/workspaces/{API}/`, and for tokens at the Hub's root too: `/{API}/`.\n"
         "Send a Hub token as `Authorization: token ...`; a token in an address counts nowhere. Bodies are JSON.\n"
-        "`personal` stands for one's own personal workspace wherever `{workspace}` stands. The models with their fields\n"
-        "are in `openapi.json` there; refusals are described in [Errors](errors.md).\n\n"
+        "`personal` stands for one's own personal workspace wherever `{workspace}` stands. The models with their\n"
+        "fields are in `openapi.json` there; refusals are described in [Errors](errors.md).\n\n"
         + table(("request", "scope", "what", "body", "status", "answer"), rows)
         + "\nA scope is short for `custom:maestro:...`. A notebook server's own token holds `use`, acts in its own\n"
         "workspace only and at most as an editor. `plan`, `policy` and `authorize` are held by other parts of\n"
