@@ -173,7 +173,9 @@ def stop(connect: Callable[[], Api], session: str, json_: bool) -> None:
     if len(matching) > 1:
         known = ", ".join(item.session_id for item in matching)
         raise MaestroError("conflict", f"Several servers run in {session}; name one by its session id: {known}.")
-    _print_session(launcher.stop(matching[0].session_id if matching else session), json_)
+    with _err.status(f"Stopping {session} ..."):
+        stopped = launcher.stop(matching[0].session_id if matching else session)
+    _print_session(stopped, json_)
 
 
 @main.command("list")

@@ -113,13 +113,27 @@ class NotebookLauncher:
         listed = self._api.get("/launches", all="1" if everyone else None)
         return [self._session(item) for item in listed["launches"]]
 
-    def stop(self, session_id: str) -> NotebookSession:
+    def stop(self, session_id: str, wait: bool = True, timeout: float = 90.0) -> NotebookSession:
         """Stop a session's server.
 
+        Args:
+            wait: until it has ended; else it may still be stopping.
+            timeout: seconds to wait.
+
         Raises:
-            MaestroError: ``unknown_launch``.
+            MaestroError: ``unknown_launch``; ``timeout`` after ``timeout`` seconds (the stop goes on).
         """
-        return self._session(self._api.delete(f"/launches/{segment(session_id)}"))
+        session = self._session(self._api.delete(f"/launches/{segment(session_id)}"))
+        end = time.monotonic() + timeout
+        while wait and session.status != "ended":
+            if time.monotonic() > end:
+                message = (
+                    f"The server still stops after {timeout:.0f} s; look again with 'maestro status {session_id}'."
+                )
+                raise MaestroError("timeout", message, {"session_id": session_id})
+            time.sleep(_POLL)
+            session = self.status(session_id)
+        return session
 
     def profiles(self, workspace: str = "personal") -> list[dict[str, Any]]:
         """The profiles that are open to oneself in a workspace, each with ``allowed`` and ``refusal``."""

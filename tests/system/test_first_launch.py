@@ -177,7 +177,7 @@ def test_from_sign_up_to_a_run_in_mlflow(maestro: Maestro, chromium: Browser, st
     # A removed server leaves its files
     ann.goto(maestro.url)
     ann.get_by_role("button", name=re.compile("Stop")).first.click()
-    expect(ann.locator("body")).to_contain_text(re.compile(r"0 of 3 servers"))
+    expect(ann.locator("body")).to_contain_text(re.compile(r"0 of 3 servers"), timeout=60_000)
 
 
 def token_of(page: Page, maestro: Maestro, name: str) -> str:

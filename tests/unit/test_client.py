@@ -128,6 +128,17 @@ def test_a_server_that_does_not_start_says_why(signed_in: Service) -> None:
     assert refused.value.code == "start_failed"
 
 
+def test_a_stop_waits_until_the_server_has_ended(signed_in: Service) -> None:
+    ended = {**LAUNCH, "status": "ended", "ended_reason": "stopped"}
+    signed_in.on("DELETE", "/launches/l1", (202, LAUNCH))
+    signed_in.on("GET", "/launches/l1", (200, LAUNCH), (200, ended))
+    assert NotebookLauncher().stop("l1", wait=False).status == "running"
+    assert NotebookLauncher().stop("l1").status == "ended"
+    signed_in.on("GET", "/launches/l1", (200, LAUNCH))
+    with pytest.raises(MaestroError, match="still stops after 0 s"):
+        NotebookLauncher().stop("l1", timeout=0)
+
+
 def test_the_command_prints_address_session_and_status(signed_in: Service) -> None:
     signed_in.on("POST", "/launches", (201, LAUNCH))
     signed_in.on("GET", "/launches/l1", (200, LAUNCH))
