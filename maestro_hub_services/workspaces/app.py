@@ -103,7 +103,8 @@ def main() -> None:
     exit_with_parent()
     settings = load_settings()
     logging.basicConfig(level=logging.INFO, format="[%(levelname).1s %(asctime)s workspaces] %(message)s")
-    for noisy in ("httpx", "alembic"):
+    # tornado.application is where the Hub's client tells every sign-in, with ids of sessions
+    for noisy in ("httpx", "alembic", "tornado.application"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def run() -> None:
