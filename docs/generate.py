@@ -6,6 +6,8 @@ committed page and the code disagree.
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,9 +17,15 @@ import click
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
+from maestro_authenticator import MaestroAuthenticator  # noqa: E402
 from maestro_core.errors import ERRORS  # noqa: E402
 from maestro_core.events import EVENTS  # noqa: E402
+from maestro_hub_services import settings  # noqa: E402
+from maestro_hub_services.installation import PORTS, Installation  # noqa: E402
 from maestro_hub_services.workspaces.routes import API, ROUTES  # noqa: E402
+from maestro_spawner.kube import MaestroKubeSpawner  # noqa: E402
+from maestro_spawner.local import MaestroLocalSpawner  # noqa: E402
+from maestro_spawner.mixin import MaestroMixin  # noqa: E402
 from notebooks.cli import main as cli  # noqa: E402
 
 NOTE = "<!-- Made by docs/generate.py from the code: change the code, then run it again. -->\n"
@@ -94,8 +102,62 @@ def rest_page() -> str:
     )
 
 
+CONFIGURABLE = (MaestroMixin, MaestroLocalSpawner, MaestroKubeSpawner, MaestroAuthenticator)
+
+
+def configuration_page() -> str:
+    """docs/configuration.md: maestro.yaml as it stands, the traits of each class, the environment variables."""
+    parts = [
+        f"{NOTE}# Configuration\n\n"
+        "Three places, each for somebody else:\n\n"
+        "- **`maestro.yaml`**: the policy. The service reads it again when it changes; a file with a mistake leaves the\n"
+        "  last good one in force and shows the error to admins.\n"
+        "- **`jupyterhub_config.py`**: how the Hub is put together, with the traits below.\n"
+        "- **environment variables**: where this installation keeps its data and on which ports it listens.\n",
+        f"\n## maestro.yaml\n\n```yaml\n{(DOCS.parent / 'maestro.yaml').read_text().strip()}\n```\n",
+        "\n## Traits\n\nSet as `c.<Class>.<trait> = value`. A subclass takes its parents' traits too; what is a trait\n"
+        "of KubeSpawner or LocalProcessSpawner is documented there.\n",
+    ]
+    for configurable in CONFIGURABLE:
+        parts.append(f"\n### {configurable.__name__}\n\n{_first_line(configurable)}\n")
+        own = sorted(configurable.class_own_traits(config=True).items())
+        rows = [(f"`{name}`", f"`{trait.default_value_repr()}`", _meaning(configurable, name)) for name, trait in own]
+        parts.append("\n" + table(("trait", "default", "meaning"), rows) if rows else "")
+    ports = [(f"`{port.variable}`", str(port.default), port.what) for port in PORTS.values()]
+    parts.append(
+        "\n## Environment of `make run`\n\n"
+        + _paragraph(str(Installation.from_environment.__doc__)).split(" Raises")[0]
+    )
+    parts.append("\n\n" + table(("port", "default", "what listens there"), ports))
+    variables = re.sub(r"^``", "\n``", str(inspect.getdoc(settings)), flags=re.MULTILINE)
+    parts.append(f"\n## Environment of a service\n\n{_paragraphs(variables)}\n")
+    return "".join(parts)
+
+
+def _meaning(configurable: type, name: str) -> str:
+    for parent in configurable.__mro__[1:]:
+        if name in vars(parent):
+            return f"{parent.__name__}'s own trait, with another default."
+    return _paragraph(getattr(configurable, name).help)
+
+
+def _first_line(documented: object) -> str:
+    return str(inspect.getdoc(documented)).splitlines()[0].replace("``", "`")
+
+
+def _paragraph(text: str) -> str:
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", " ".join(text.split())).replace("``", "`")
+
+
+def _paragraphs(text: str) -> str:
+    """Blocks that begin with a variable become a list, the rest prose."""
+    blocks = [_paragraph(block) for block in text.split("\n\n")]
+    return "\n".join(f"- {block}" if block.startswith("`") else f"\n{block}\n" for block in blocks if block).strip()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
+    "configuration.md": configuration_page,
     "errors.md": errors_page,
     "rest.md": rest_page,
 }
