@@ -110,8 +110,8 @@ def configuration_page() -> str:
     parts = [
         f"{NOTE}# Configuration\n\n"
         "Three places, each for somebody else:\n\n"
-        "- **`maestro.yaml`**: the policy. The service reads it again when it changes; a file with a mistake leaves the\n"
-        "  last good one in force and shows the error to admins.\n"
+        "- **`maestro.yaml`**: the policy. The service reads it again when it changes; a file with a mistake leaves\n"
+        "  the last good one in force and shows the error to admins.\n"
         "- **`jupyterhub_config.py`**: how the Hub is put together, with the traits below.\n"
         "- **environment variables**: where this installation keeps its data and on which ports it listens.\n",
         f"\n## maestro.yaml\n\n```yaml\n{(DOCS.parent / 'maestro.yaml').read_text().strip()}\n```\n",
