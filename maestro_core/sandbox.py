@@ -31,7 +31,10 @@ SYSTEM_PATHS = (
     "/etc/alternatives", "/etc/ca-certificates", "/etc/ca-certificates.conf", "/etc/crypto-policies", "/etc/fonts",
     "/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
     "/etc/locale.alias", "/etc/localtime", "/etc/magic", "/etc/mime.types", "/etc/networks", "/etc/nsswitch.conf",
-    "/etc/pki", "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/etc/terminfo", "/etc/timezone",
+    "/etc/protocols", "/etc/resolv.conf", "/etc/services", "/etc/terminfo", "/etc/timezone",
+    # certificates, without the folders of private keys beside them
+    "/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/pki/ca-trust", "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf",
     "/sys/devices/system/cpu", "/sys/devices/system/node",
 )  # fmt: skip
 

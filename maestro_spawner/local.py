@@ -259,19 +259,26 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         Args:
             now: kill it at once.
         """
+        try:
+            await self._end_server(now)
+        except Exception:
+            self.log.exception("Server %s could not be stopped", self._log_name)  # the Hub keeps silent about it
+            raise
+
+    async def _end_server(self, now: bool) -> None:
         self._ended = "stopped"
         asked = () if now else ((signal.SIGINT, self.interrupt_timeout), (signal.SIGTERM, self.term_timeout))
         for number, seconds in asked:
             if await self._exit_code() is not None:
                 break
-            server = self._server()
+            server = self._signalled()
             if server is not None and server.signal(number):
                 await self.wait_for_death(seconds)
         self._end_all()
         if not await self.wait_for_death(self.kill_timeout):
             self.log.error("Server %s does not end", self._log_name)
 
-    def _server(self) -> Process | None:
+    def _signalled(self) -> Process | None:
         """Who signals are for: bubblewrap's first process inside ignores them, and its child is the server."""
         if self._first is None:
             return self._main
@@ -308,8 +315,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     async def _sweep_once(self) -> None:
         session = object_session(self.orm_spawner)
-        states = [state or {} for (state,) in session.query(orm.Spawner.state)] if session is not None else []
-        known = {str(state.get("maestro_launch_id", "")) for state in states}
+        servers = session.query(orm.Spawner).all() if session is not None else []
+        known = {str((server.state or {}).get("maestro_launch_id", "")) for server in servers}
         left = await asyncio.to_thread(folder.end_leftovers, self._folder.parent, known)
         if left:
             self.log.warning("Ended servers that a Hub before this one had begun to start: %s", ", ".join(left))

@@ -15,9 +15,12 @@ import pytest
 from bs4 import BeautifulSoup
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import format_exception
+from kubespawner import KubeSpawner
+from traitlets.config import LoggingConfigurable
 
 from maestro_core.errors import MaestroError
 from maestro_spawner import service
+from maestro_spawner.local import MaestroLocalSpawner
 from maestro_spawner.mixin import MaestroMixin, _submitted
 from maestro_spawner.refusals import OnlyShown, Refusal
 from maestro_spawner.steps import Steps
@@ -239,6 +242,17 @@ async def test_the_token_comes_from_a_file_and_is_shown_nowhere(
 
 
 # -- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(MaestroMixin, KubeSpawner), (MaestroLocalSpawner, Spawner)])
+def test_nothing_private_of_ours_has_the_name_of_something_of_the_spawner_behind(ours: type, theirs: type) -> None:
+    """The Hub keeps its own state in private attributes; a clash shows only when it uses one."""
+    private = {name for name in vars(ours) if name.startswith("_") and not name.startswith("__")}
+    inherited = set(dir(LoggingConfigurable))
+    assert private & set(dir(theirs)) - inherited == set()
+
+
+# -- sign-in ----------------------------------------------------------------------------------------------------------
 
 
 def test_sign_in_of_a_named_server_is_nobody_elses() -> None:
