@@ -51,7 +51,8 @@ SESSION_SCOPES: dict[str, tuple[str, ...]] = {"workspaces": (*PEOPLE, *ADMINS)}
 #: variables of the Hub that a service gets too, where they are set
 PASSED: dict[str, tuple[str, ...]] = {
     "workspaces": (
-        "MAESTRO_STORE_DB", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
+        "MAESTRO_STORE_DB",
+        "KUBECONFIG", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
     ),
     "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS"),
     # The index asks pip where packages come from; pip is told by these too.
@@ -125,7 +126,7 @@ def add_spawner(c: Any, maestro: Installation) -> None:
         "custom:maestro:use",  # never manage: whoever edits a workspace's files can run code in its servers
         *(f"access:services!service={service}" for service in SERVICES),
     ]
-    c.MaestroMixin.service_url = maestro.addresses(base_url(c))["MAESTRO_SERVICE_URL"]
+    c.MaestroMixin.service_url = f"{maestro.origin('workspaces')}{base_url(c)}services/workspaces/api/v1/jupyter"
     c.MaestroMixin.service_token_file = str(key_path(maestro.state, name))
     if maestro.provider == "local":
         c.MaestroLocalSpawner.state_dir = str(maestro.state)
@@ -175,14 +176,14 @@ def set_up_hub(c: Any, maestro: Installation) -> None:
     Not for a Hub that exists already: it has all this.
 
     Raises:
-        SettingsError: if the proxy is not installed.
+        SettingsError: if the proxy is not installed, or pods could not reach the Hub.
     """
     hub = make_private_directory(maestro.state / "hub")
     make_private_directory(maestro.state / "run")
     c.JupyterHub.db_url = f"sqlite:///{hub / 'jupyterhub.sqlite'}"
     c.JupyterHub.cookie_secret = bytes.fromhex(maestro.key("cookie_secret"))
     c.JupyterHub.bind_url = f"http://{_bracketed(maestro.host)}:{maestro.port('public')}"
-    c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{maestro.port('hub')}"
+    c.JupyterHub.hub_bind_url = f"http://{_bracketed(maestro.hub_host)}:{maestro.port('hub')}"
     if maestro.public_url:
         c.JupyterHub.public_url = maestro.people_url("/")
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{maestro.port('proxy')}"

@@ -37,6 +37,8 @@ PORTS: dict[str, Port] = {
     "mlflow": Port("MAESTRO_MLFLOW_PORT", 8183, "MLflow"),
 }
 
+NO_ADDRESS_FOR_PODS = ("", "0.0.0.0", "127.0.0.1", "::", "::1", "localhost")  # noqa: S104 - compared, not bound
+
 #: the services that people and notebooks reach, and the module that each is. The Hub starts them in this order and
 #: waits, with pauses that double, for all but MLflow; started first it would take the others' processor meanwhile.
 SERVICES: dict[str, str] = {
@@ -69,7 +71,7 @@ class Installation:
         policy: ``maestro.yaml``.
         provider: ``local`` or ``kubernetes``.
         public_url: the Hub's address for people, when it is another than this machine's own (behind TLS, say).
-        host: address that the public port listens on.
+        host: address that the public port listens on; with pods elsewhere the Hub's own port too.
         ports: by the names of :data:`PORTS`; missing ones have their default.
         services: which services are part of it.
         external: name of a service -> its address, for those that the Hub does not start (Deployments).
@@ -142,6 +144,19 @@ class Installation:
         return self.ports.get(name, PORTS[name].default)
 
     @property
+    def hub_host(self) -> str:
+        """Where the Hub's own port listens: loopback, or with pods, which call it, the address that they reach us by.
+
+        Raises:
+            SettingsError: if that is no address at which a pod could find this machine.
+        """
+        if self.provider != "kubernetes":
+            return "127.0.0.1"
+        if self.host in NO_ADDRESS_FOR_PODS:
+            raise SettingsError("MAESTRO_HOST must name the address by which pods reach this machine.")
+        return self.host
+
+    @property
     def singleuser_prefix(self) -> Path:
         """The environment that local servers run from: ``MAESTRO_SINGLEUSER_PREFIX``, what set-up made, or our own."""
         named = os.environ.get("MAESTRO_SINGLEUSER_PREFIX")
@@ -175,14 +190,19 @@ class Installation:
 
     def addresses(self, base_url: str) -> dict[str, str]:
         """The ``MAESTRO_*_URL`` variables of services and spawner."""
-        # through the proxy, because notebooks print MLflow's links for people to follow
-        mlflow = f"{self.origin('mlflow')}{base_url}" if "mlflow" in self.external else self.local_url(base_url)
         return {
             "MAESTRO_PUBLIC_URL": self.people_url(base_url),
-            "MAESTRO_SERVICE_URL": f"{self.origin('workspaces')}{base_url}services/workspaces/api/v1/jupyter",
-            "MAESTRO_MLFLOW_URL": f"{mlflow}services/mlflow",
-            "MAESTRO_INDEX_URL": f"{self.origin('packages')}{base_url}services/packages",
+            "MAESTRO_SERVICE_URL": f"{self._reached('workspaces', base_url)}services/workspaces/api/v1/jupyter",
+            "MAESTRO_MLFLOW_URL": f"{self._reached('mlflow', base_url)}services/mlflow",
+            "MAESTRO_INDEX_URL": f"{self._reached('packages', base_url)}services/packages",
         }
+
+    def _reached(self, service: str, base_url: str) -> str:
+        """Where notebook servers find a service. Those of ours listen on loopback, which pods reach through the proxy
+        alone; MLflow's links are printed for people to follow."""
+        if service not in self.external and (self.provider == "kubernetes" or service == "mlflow"):
+            return self.local_url(base_url)
+        return f"{self.origin(service)}{base_url}"
 
 
 def _port(values: Mapping[str, str], port: Port) -> int:

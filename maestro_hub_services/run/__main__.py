@@ -204,7 +204,7 @@ class _Run:
         content = {
             "url": maestro.people_url("/"),
             "local_url": maestro.local_url("/"),
-            "hub_api": f"http://127.0.0.1:{maestro.port('hub')}/hub/api",
+            "hub_api": f"http://{maestro.hub_host}:{maestro.port('hub')}/hub/api",
             "services": {name: maestro.origin(name) for name in maestro.services},
             "pids": {"run": os.getpid(), "hub": hub.pid, "parts": parts},
             "state": str(maestro.state),

@@ -81,7 +81,7 @@ def choose_ports(maestro: Installation) -> Installation:
         wanted = maestro.port(name)
         if maestro.port("public") == 0 and not os.environ.get(port.variable):
             wanted = 0
-        host = maestro.host if name == "public" else "127.0.0.1"
+        host = {"public": maestro.host, "hub": maestro.hub_host}.get(name, "127.0.0.1")
         ports[name] = _free(host, wanted, f"{wanted} ({port.what})", port.variable, set(ports.values()))
     return replace(maestro, ports={**maestro.ports, **ports})
 

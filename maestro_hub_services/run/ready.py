@@ -24,7 +24,7 @@ def endpoints(maestro: Installation) -> dict[str, str]:
     own = {name: f"{maestro.origin(name)}/{path}" for name, path in paths.items()}
     routes = {f"the route to {name}": f"{public}{path}" for name, path in paths.items()}
     return {
-        "hub": f"http://127.0.0.1:{maestro.port('hub')}/hub/health",
+        "hub": f"http://{maestro.hub_host}:{maestro.port('hub')}/hub/health",
         **own,
         "the route to the hub": f"{public}hub/health",
         **routes,

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,26 @@ def test_services_that_run_elsewhere_are_only_registered(maestro: Installation) 
     assert in_force(c, "Proxy", "extra_routes", {}) == {"/api/v1/jupyter/": "http://maestro-workspaces:8000"}
     assert c.MaestroMixin.service_url == "http://maestro-workspaces:8000/services/workspaces/api/v1/jupyter"
     assert c.JupyterHub.spawner_class == "maestro_spawner.kube.MaestroKubeSpawner"
+
+
+def test_pods_reach_our_own_services_through_the_proxy(maestro: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/etc/kubeconfig")
+    c = composed(replace(maestro, provider="kubernetes", host="192.0.2.7"))
+    for name in SERVICES:
+        told = services(c)[name]["environment"]
+        assert told["MAESTRO_BIND"].startswith("127.0.0.1:")
+        assert told["MAESTRO_SERVICE_URL"] == "http://192.0.2.7:8888/services/workspaces/api/v1/jupyter"
+        assert told["MAESTRO_INDEX_URL"] == "http://192.0.2.7:8888/services/packages"
+        assert told["MAESTRO_MLFLOW_URL"] == "http://192.0.2.7:8888/services/mlflow"
+        assert ("KUBECONFIG" in told) == (name == "workspaces")  # who keeps the volumes
+    assert c.MaestroMixin.service_url == "http://127.0.0.1:8181/services/workspaces/api/v1/jupyter"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_hub_that_pods_cannot_call_is_refused(maestro: Installation, host: str) -> None:
+    assert replace(maestro, host=host).hub_host == "127.0.0.1"
+    with pytest.raises(SettingsError, match="MAESTRO_HOST"):
+        choose_ports(replace(maestro, provider="kubernetes", host=host))
 
 
 def test_a_hub_below_a_prefix_keeps_everything_below_it(maestro: Installation) -> None:
