@@ -263,7 +263,9 @@ def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"token token-of-{name}"}
 
 
-def settings_for(state: Path, hub_url: str = "http://127.0.0.1:1", policy: str = POLICY_TEXT) -> Settings:
+def settings_for(
+    state: Path, hub_url: str = "http://127.0.0.1:1", policy: str = POLICY_TEXT, store_db: str = ""
+) -> Settings:
     state.mkdir(parents=True, exist_ok=True)
     file = state / "maestro.yaml"
     if not file.exists():
@@ -282,6 +284,7 @@ def settings_for(state: Path, hub_url: str = "http://127.0.0.1:1", policy: str =
         hub_api_token="token-of-the-service",
         base_url="/",
         prefix=PREFIX,
+        store_db=store_db,
     )
 
 

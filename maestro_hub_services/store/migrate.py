@@ -13,7 +13,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: Any = None) -> Config:
-    """What alembic needs to know. ``alembic revision`` in a checkout: see ``migrations/env.py``."""
+    """What alembic needs to know."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

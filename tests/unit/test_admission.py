@@ -34,9 +34,9 @@ datasets:
 
 
 @pytest.fixture
-async def authority(tmp_path: Path) -> AsyncIterator[Authority]:
+async def authority(tmp_path: Path, database_url: str) -> AsyncIterator[Authority]:
     policy = POLICY_TEXT + DATASETS.format(path=tmp_path)
-    async with open_authority(settings_for(tmp_path / "state", policy=policy)) as made:
+    async with open_authority(settings_for(tmp_path / "state", policy=policy, store_db=database_url)) as made:
         yield made
 
 
@@ -224,9 +224,9 @@ class TestLimits:
             kinds = Counter(event.kind for event in await unit.events.latest(limit=200))
         assert (kinds["launch_reserved"], kinds["launch_refused"]) == (3, 47)
 
-    async def test_many_people_at_once_in_a_limited_workspace(self, tmp_path: Path) -> None:
+    async def test_many_people_at_once_in_a_limited_workspace(self, tmp_path: Path, database_url: str) -> None:
         policy = POLICY_TEXT + "  workspaces: {demo: {max_concurrent_notebooks: 8}}\n"
-        async with open_authority(settings_for(tmp_path / "other", policy=policy)) as authority:
+        async with open_authority(settings_for(tmp_path / "other", policy=policy, store_db=database_url)) as authority:
             await make(authority, ann=Role.OWNER, g_team=Role.EDITOR)
             people = [user(f"p{number}", "team") for number in range(40)]
             outcomes = await asyncio.gather(*(plan(authority, who, "demo") for who in people), return_exceptions=True)

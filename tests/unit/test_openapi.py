@@ -40,7 +40,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             ready.set_result(world.address + API)
             await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(error)
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield ready.result(timeout=60)

@@ -109,7 +109,10 @@ class TestWhatIsSent:
     async def test_a_form_is_not_json(self, world: World) -> None:
         async with world.client("ann") as client:
             answer = await client.post("/workspaces", data={"name": "demo"})
-        assert error(answer) == (400, "invalid_request")
+            assert error(answer) == (400, "invalid_request")
+            # what a page of somebody else's could send without being asked
+            plain = await client.post("/workspaces", content='{"name": "demo"}', headers={"Content-Type": "text/plain"})
+            assert error(plain) == (400, "invalid_request")
 
     async def test_a_large_body_is_refused(self, world: World) -> None:
         answer = await call(world, "ann", "POST", "/workspaces", {"name": "demo", "description": "x" * 300_000})

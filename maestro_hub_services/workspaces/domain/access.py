@@ -33,6 +33,16 @@ def unknown_workspace(name: str) -> MaestroError:
     )
 
 
+def not_of_this_server(name: str) -> MaestroError:
+    """What a notebook server's token is told of every workspace but its own."""
+    return MaestroError(
+        "unknown_workspace",
+        f"A notebook server acts in its own workspace only, and that is not {name[:40]!r}; use the browser or "
+        "'maestro login' for others.",
+        {"workspace": name[:40]},
+    )
+
+
 @asynccontextmanager
 async def opened(
     authority: Authority, caller: Caller, name: str, action: str, *, write: bool = False
@@ -65,7 +75,9 @@ async def find(unit: Unit, caller: Caller, name: str) -> Standing:
         workspace = await unit.workspaces.by_id(name)
     else:
         workspace = await unit.workspaces.by_name(name)
-    if workspace is None or (caller.notebook and workspace.id not in await own_workspaces(unit, caller)):
+    if caller.notebook and (workspace is None or workspace.id not in await own_workspaces(unit, caller)):
+        raise not_of_this_server(name)
+    if workspace is None:
         raise unknown_workspace(name)
     role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
     if (role is None or not workspace.open) and not caller.admin:

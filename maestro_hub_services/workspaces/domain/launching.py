@@ -13,7 +13,7 @@ from maestro_hub_services.store import LaunchRow
 from ..authority import Authority
 from ..hub import StartAnswer
 from ..identity import Caller
-from .access import own_workspaces, unknown_workspace
+from .access import not_of_this_server, own_workspaces, unknown_workspace
 from .admission import asked_workspace, known, note_refusal, release
 from .launches import find_launch, view
 
@@ -76,7 +76,9 @@ async def _check_early(
                 server = ""  # the personal workspace's own name means its own server
             workspace = await asked_workspace(unit, user, server, ask)
             role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
-            if role is None or (caller.notebook and workspace.id not in await own_workspaces(unit, caller)):
+            if caller.notebook and workspace.id not in await own_workspaces(unit, caller):
+                raise not_of_this_server(request.workspace)
+            if role is None:
                 raise unknown_workspace(request.workspace)
             launch = await unit.launches.of_server(user.name, user.created, server)
         except MaestroError as error:

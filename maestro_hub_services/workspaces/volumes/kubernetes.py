@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ class KubernetesVolumes:
                 try:
                     config.load_incluster_config()
                 except config.ConfigException:
-                    await config.load_kube_config()
+                    await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
                 self._namespace = self._namespace or await asyncio.to_thread(_own_namespace)
                 self._client = client.ApiClient()
                 self._api = client.CoreV1Api(self._client)
