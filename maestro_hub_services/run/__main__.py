@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..compose import isolation_problem, proxy_command
-from ..installation import ROOT, Installation, data_path
+from ..installation import PORTS, ROOT, Installation, data_path
 from ..keys import SERVICE_TOKENS, KeyFileError, make_private_directory
 from ..parent import adopt_orphans, signal_on_parent_death
 from ..settings import SettingsError
@@ -205,6 +205,7 @@ class _Run:
             "url": maestro.people_url("/"),
             "local_url": maestro.local_url("/"),
             "hub_api": f"http://{maestro.hub_host}:{maestro.port('hub')}/hub/api",
+            "ports": {name: maestro.port(name) for name in PORTS},
             "services": {name: maestro.origin(name) for name in maestro.services},
             "pids": {"run": os.getpid(), "hub": hub.pid, "parts": parts},
             "state": str(maestro.state),

@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+from maestro_core.errors import MaestroError
+
 from .checks import Refused
 
 ADMIN, EDITOR, VIEWER = "admin", "editor", "viewer"
@@ -48,5 +50,13 @@ def _ask(client: httpx.Client, method: str, path: str, body: dict[str, Any] | No
     except httpx.HTTPError as error:
         raise Refused(f"The sample could not be made: {path} does not answer ({type(error).__name__}).") from None
     if not answer.is_success:
-        raise Refused(f"The sample could not be made: {path} says {answer.status_code} {answer.text[:300]}")
-    return answer.json() if answer.content else None
+        error = MaestroError.from_json(_json(answer), fallback="hub_unavailable")
+        raise Refused(f"The sample could not be made: {path} answers {answer.status_code}; {error.message}")
+    return _json(answer)
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json() if answer.content else None
+    except ValueError:
+        return None

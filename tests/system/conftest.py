@@ -6,7 +6,7 @@
                         People (:class:`house.Person`) have ``get``, ``submit`` (a form, its XSRF token),
                         ``token()``, ``api()`` (Maestro's REST API), ``hub()`` (the Hub's), ``name``, ``password``.
 ``new_run``             starts further runs on states of their own (for what ends or breaks a run): a function
-                        ``new_run(*arguments, state=..., **environment) -> house.Run``; all end with the test.
+                        ``new_run(*arguments, state=..., before=..., **variables) -> house.Run``; all end with the test.
 
 Tests share the session's system: take names of your own, and leave others' servers alone.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,8 @@ def new_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Start runs of the test's own."""
     runs: list[Run] = []
 
-    def start(*arguments: str, state: Path | None = None, **environment: str) -> Run:
-        runs.append(Run(state or tmp_path / "state", *arguments, environment=environment))
+    def start(*arguments: str, state: Path | None = None, before: Sequence[str] = (), **environment: str) -> Run:
+        runs.append(Run(state or tmp_path / "state", *arguments, environment=environment, before=before))
         return runs[-1]
 
     try:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,19 +47,22 @@ class Run:
         state: MAESTRO_STATE.
         arguments: of the program.
         environment: further variables.
+        before: a command that goes before it (``unshare ...``) and becomes it.
 
     Attributes:
         output: file with what it printed.
     """
 
-    def __init__(self, state: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, state: Path, *arguments: str, environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
         self.state = state
         self.output = state.parent / f"{state.name}.{secrets.token_hex(3)}.out"
         variables = os.environ | {"MAESTRO_STATE": str(state), "MAESTRO_PORT": "0"} | dict(environment or {})
         variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "maestro_hub_services.run", *arguments],
+                [*before, sys.executable, "-m", "maestro_hub_services.run", *arguments],
                 cwd=ROOT,
                 env=variables,
                 stdin=subprocess.DEVNULL,
