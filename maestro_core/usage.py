@@ -1,0 +1,85 @@
+"""What a notebook server and the service tell each other while a launch runs: what it uses, and what its user is told.
+
+``POST /launches/{id}/heartbeat`` takes a :class:`Heartbeat` about every 30 s and answers :class:`Notices`;
+``POST /launches/{id}/keep`` takes ``{}`` and answers them too ("Keep it running"). Both sides may be of different
+versions (images), so fields that one does not know are left out, not refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+#: seconds between two samples, and between two heartbeats
+SAMPLE_SECONDS, HEARTBEAT_SECONDS = 15, 30
+
+NoticeKind = Literal["role", "cull", "stop", "storage", "memory", "info"]
+NoticeLevel = Literal["info", "warning", "error"]
+
+
+class GpuUsage(BaseModel):
+    """One GPU that the server sees.
+
+    Attributes:
+        utilization: percent of the last second in which it worked, or None where the driver does not say.
+        memory, memory_total: bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = Field(default="", max_length=100)
+    utilization: float | None = Field(default=None, ge=0, le=100)
+    memory: int = Field(default=0, ge=0)
+    memory_total: int = Field(default=0, ge=0)
+
+
+class Heartbeat(BaseModel):
+    """What a notebook server uses now.
+
+    Attributes:
+        cpu_seconds: CPU time of the server and all that it started, since its start; never goes back within a launch.
+        memory: bytes that it holds, without what the kernel can drop at once (page cache).
+        memory_limit: bytes that it may hold, or None where nothing enforces a limit.
+        workspace_bytes: what the workspace's files take, or None where that is not known (yet).
+        busy: whether a kernel or a program in a terminal works.
+        kernels: how many kernels there are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    cpu_seconds: float = Field(ge=0, allow_inf_nan=False)
+    memory: int = Field(ge=0)
+    memory_limit: int | None = Field(default=None, ge=0)
+    gpus: tuple[GpuUsage, ...] = Field(default=(), max_length=64)
+    workspace_bytes: int | None = Field(default=None, ge=0)
+    busy: bool
+    kernels: int = Field(ge=0)
+
+
+class Notice(BaseModel):
+    """Something that the user of a notebook server is told in JupyterLab.
+
+    Attributes:
+        id: the same for as long as it is about the same thing; a changed message replaces the one that is shown.
+        message: one sentence: what, why, what to do.
+        until: when it happens (with time zone), or None; shown in the browser's own time.
+        action: ``keep`` shows the button "Keep it running".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str = Field(min_length=1, max_length=100)
+    kind: NoticeKind = "info"
+    level: NoticeLevel = "info"
+    message: str = Field(max_length=2000)
+    until: AwareDatetime | None = None
+    action: Literal["keep"] | None = None
+
+
+class Notices(BaseModel):
+    """All that the user is to be told now; what is no longer in it is taken back."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    notices: tuple[Notice, ...] = Field(default=(), max_length=50)
