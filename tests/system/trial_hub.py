@@ -27,6 +27,20 @@ PASSWORD = "one-for-all"
 ADMIN_TOKEN = "token-of-the-tests-own-service"
 HUB_SECRET = "a-secret-in-the-hubs-environment"
 
+#: a server that starts in no time, for tests that only need one to be there
+LIGHT = """
+import http.server, os, urllib.parse
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-JupyterHub-Version", "6.1.1")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+address = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
+http.server.HTTPServer(("127.0.0.1", address.port), Handler).serve_forever()
+"""
+
 CONFIG = """
 import json
 settings = json.load(open({settings!r}))
@@ -58,15 +72,22 @@ class TrialHub:
         state: Maestro's state, which servers must not see; the Hub's files lie in ``hub/`` below it.
         service_url: of the stand-in.
         traits: section -> traits, over the defaults here.
+        light: servers are :data:`LIGHT` ones.
     """
 
-    def __init__(self, state: Path, service_url: str, traits: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        service_url: str,
+        traits: Mapping[str, Mapping[str, Any]] | None = None,
+        light: bool = False,
+    ) -> None:
         self.state = state
         self.folder = state / "hub"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
-        local = {"state_dir": str(state), "singleuser_prefix": str(prefix()), "http_timeout": 60}
+        local: dict[str, Any] = {"state_dir": str(state), "singleuser_prefix": str(prefix()), "http_timeout": 60}
         mixin = {"service_url": service_url, "service_token": TOKEN}
         self._settings: dict[str, Any] = {
             "spawner_class": "maestro_spawner.local.MaestroLocalSpawner",
@@ -79,6 +100,8 @@ class TrialHub:
             "proxy_port": free_port(),
             "traits": {"MaestroLocalSpawner": local, "MaestroMixin": mixin},
         }
+        if light:
+            local["cmd"] = [f"{prefix()}/bin/python", "-c", LIGHT]
         for section, values in (traits or {}).items():
             self._settings["traits"].setdefault(section, {}).update(values)
         self.process: subprocess.Popen[bytes] | None = None
