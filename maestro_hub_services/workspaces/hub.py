@@ -86,7 +86,7 @@ class Hub:
             transport=transport,
             trust_env=False,  # the Hub is near: never through a proxy
         )
-        self._users: dict[str, tuple[float, UserRef | None]] = {}
+        self._users: dict[str, tuple[float, UserRef]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -98,17 +98,19 @@ class Hub:
         Raises:
             MaestroError: ``unknown_user``.
         """
-        kept = self._users.get(name)
-        if kept is None or kept[0] < time.monotonic():
-            if len(self._users) > 10_000:
-                self._users.clear()
-            kept = (time.monotonic() + CACHE_SECONDS, await self._fetch_user(name))
-            self._users[name] = kept
-        if kept[1] is None:
+        until, user = self._users.get(name, (0.0, None))
+        if user is not None and time.monotonic() < until:
+            return user
+        user = await self._fetch_user(name)
+        if user is None:  # not kept: who signs up now is known at once
+            self._users.pop(name, None)
             raise MaestroError(
                 "unknown_user", f"The Hub does not know a user {name[:60]!r}; they sign up first.", {"user": name[:255]}
             )
-        return kept[1]
+        if len(self._users) > 10_000:
+            self._users.clear()
+        self._users[name] = (time.monotonic() + CACHE_SECONDS, user)
+        return user
 
     async def _fetch_user(self, name: str) -> UserRef | None:
         answer = await self._call("GET", f"/users/{_segment(name)}")
