@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,16 @@ a{color:#8ab8ff}}</style></head>
 """
 
 
+_WAY_IN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>MLflow</title></head>
+<body><a id="on" href="{{ path }}">To MLflow</a>
+<script nonce="{{ nonce }}">
+try { localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"); } catch (ignored) {}
+location.replace(document.getElementById("on").getAttribute("href") + location.hash);
+</script></body></html>
+"""
+
+
 class Refused(Exception):
     """A request that ends here.
 
@@ -71,15 +82,27 @@ def page(status: int, title: str, sentence: str, *, refresh: int = 0, link: str 
         refresh: seconds after which the browser asks again; 0 for never.
         link, link_text: where to go on, a path of this site.
     """
-    html = _page_template().render(title=title, sentence=sentence, refresh=refresh, link=link, link_text=link_text)
+    html = _template(_PAGE).render(title=title, sentence=sentence, refresh=refresh, link=link, link_text=link_text)
     headers = dict(_OWN_PAGE_HEADERS)
     if status == 503:
         headers["Retry-After"] = "2"
     return HTMLResponse(html, status_code=status, headers=headers)
 
 
+def way_in(path: str) -> Response:
+    """The end of a sign-in: a page that goes on to ``path``, with the fragment that the browser carried along.
+
+    MLflow's page opens its assistant by itself on a first visit to ``localhost``; here the assistant is closed, so the
+    mark that it has been seen is set first (``localStorage`` of mlflow 3.17.2).
+    """
+    nonce = secrets.token_urlsafe(16)
+    html = _template(_WAY_IN).render(path=path, nonce=nonce)
+    policy = f"default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors 'self'"
+    return HTMLResponse(html, headers=_OWN_PAGE_HEADERS | {"Content-Security-Policy": policy})
+
+
 @cache
-def _page_template() -> Template:
+def _template(source: str) -> Template:
     from jinja2 import Environment
 
-    return Environment(autoescape=True).from_string(_PAGE)
+    return Environment(autoescape=True).from_string(source)

@@ -7,11 +7,11 @@ request; a request that names none is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from flask import request
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 from mlflow.server import handlers
@@ -120,13 +120,10 @@ def _leaves(field: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _request_message() -> Any:
-    """An empty message of the kind that MLflow's view reads, from MLflow's own table of views."""
-    assert request.url_rule is not None
-    for kind, view in _views():
-        if view.__name__ == request.url_rule.endpoint:
+    """An empty message of the kind that MLflow's view reads, from MLflow's own table of views; None for files."""
+    if "mlflow-artifacts" in request.path:
+        return None
+    for kind, view in handlers.HANDLERS.items():
+        if view.__name__ == request.endpoint:
             return kind()
     return None
-
-
-def _views() -> Iterable[tuple[Any, Any]]:
-    return handlers.HANDLERS.items()

@@ -8,13 +8,13 @@ tokens, with exactly one workspace header, and with the :class:`Caller` in the c
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from .answers import Refused, error_json, page
 from .caller import CALLER, Caller
@@ -23,10 +23,6 @@ from .membership import Memberships, WorkspacesService
 from .routes import ACCOUNTS, REASONS, Access, Match, Table
 from .session import Cookies, forged
 from .signin import SignInPages
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 WORKSPACE_HEADER = "x-mlflow-workspace"
 #: JSON bodies are held in memory by MLflow; artifacts are streamed and have no limit here
@@ -43,6 +39,14 @@ class MlflowServer(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     async def ensure_workspace(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that MLflow gets: its row, and who calls; nobody on public rows."""
+
+    match: Match
+    caller: Caller | None
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,16 @@ class Gate:
             await _starting(request)(scope, receive, send)
             return
         try:
-            admitted = await self._admit(self._behind, request)
+            decision = await self._admit(self._behind, request)
         except Refused as refused:
-            admitted = _refusal(request, refused, self._prefix)
-        if isinstance(admitted, Response):
-            await admitted(scope, receive, send)
+            decision = _refusal(request, refused, self._prefix)
+        if isinstance(decision, Response):
+            await decision(scope, receive, send)
         else:
-            await self._hand_on(self._behind.mlflow, admitted, request, receive, send)
+            await _hand_on(self._behind.mlflow, decision, request, receive, send)
 
-    async def _admit(self, behind: Behind, request: HTTPConnection) -> Caller | Match | Response:
-        """The decision: an answer of our own, a public row, or the caller whose request MLflow gets.
+    async def _admit(self, behind: Behind, request: HTTPConnection) -> Admitted | Response:
+        """The decision: an answer of our own, or the request that MLflow gets.
 
         Raises:
             Refused: with the sentence for the caller.
@@ -109,7 +113,7 @@ class Gate:
             return await behind.sign_in.finish(request)
         match = self._table.find(method, path)
         if match is not None and match.route.access is Access.PUBLIC:
-            return match
+            return Admitted(match, None)
         identity = await self._identify(behind, request)
         if identity is None:
             if _is_page_visit(request):
@@ -125,7 +129,7 @@ class Gate:
         caller = _caller(identity, match, memberships, _workspace_headers(request))
         if caller.workspace is not None:
             await behind.mlflow.ensure_workspace(caller.workspace)
-        return caller
+        return Admitted(match, caller)
 
     def _below_prefix(self, request: HTTPConnection) -> str | None:
         """The path below the prefix with a leading slash; None for the prefix without its last slash.
@@ -157,23 +161,23 @@ class Gate:
                 return None  # signed out at the Hub: sign in again
             raise
 
-    async def _hand_on(
-        self, mlflow: MlflowServer, admitted: Caller | Match, request: HTTPConnection, receive: Receive, send: Send
-    ) -> None:
-        caller = admitted if isinstance(admitted, Caller) else None
-        match = caller.match if caller is not None else admitted
-        assert isinstance(match, Match)
-        scope = _cleaned(request.scope, caller)
-        if match.route.streamed and caller is not None and caller.experiment is None:
-            scope["path"] = match.rule.partition("<")[0] + match.values["artifact_path"]
-            scope["raw_path"] = quote(scope["path"]).encode()
-        else:
-            receive = _limited(request, receive)
-        token = CALLER.set(caller)
-        try:
-            await mlflow(scope, receive, send)
-        finally:
-            CALLER.reset(token)
+
+async def _hand_on(
+    mlflow: MlflowServer, admitted: Admitted, request: HTTPConnection, receive: Receive, send: Send
+) -> None:
+    match, caller = admitted.match, admitted.caller
+    scope = _cleaned(request.scope, caller)
+    if match.route.streamed and caller is not None and caller.experiment is None:
+        # MLflow's streaming router is not below the prefix; the same address there is buffered in memory
+        scope["path"] = match.rule.partition("<")[0] + match.values["artifact_path"]
+        scope["raw_path"] = quote(scope["path"]).encode()
+    else:
+        receive = _limited(request, receive)
+    token = CALLER.set(caller)
+    try:
+        await mlflow(scope, receive, send)
+    finally:
+        CALLER.reset(token)
 
 
 def _caller(identity: Identity, match: Match, memberships: Memberships, named: list[str]) -> Caller:
@@ -280,7 +284,7 @@ def _limited(request: HTTPConnection, receive: Receive) -> Receive:
     """``receive`` that hangs up after :data:`MAX_BODY_BYTES`, for bodies that do not say their length."""
     left = MAX_BODY_BYTES
 
-    async def limited() -> dict[str, Any]:
+    async def limited() -> Message:
         nonlocal left
         message = await receive()
         left -= len(message.get("body", b""))

@@ -53,7 +53,8 @@ class Hub:
         """The owner of ``token``.
 
         Raises:
-            Refused: 401 if the Hub does not know it, 403 if it is not a user's or may not enter, 503 if the Hub is away.
+            Refused: 401 if the Hub does not know it, 403 if it is not a user's or may not enter, 503 if the Hub
+                is away.
         """
         key = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         try:

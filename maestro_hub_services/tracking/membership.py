@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
+
 from maestro_core.errors import MaestroError
-from maestro_core.experiments import check_experiment
-from maestro_core.names import valid_name
-from maestro_core.roles import Role, parse_role
+from maestro_core.models import read_model
+from maestro_core.names import RESERVED, valid_name
+from maestro_core.roles import Role
+from maestro_core.workspaces import TrackingGrant, TrackingRequest, TrackingView
 
 from .answers import Refused
 from .fresh import Fresh, Unreachable
@@ -25,20 +25,8 @@ TIMEOUT_SECONDS = 5.0
 log = logging.getLogger("maestro.tracking")
 
 
-@dataclass(frozen=True)
-class Membership:
-    """One workspace of a caller.
-
-    Attributes:
-        role: what they may do there.
-        experiment: the one experiment that they may create and log to, and nothing else; None for no such limit.
-    """
-
-    role: Role
-    experiment: str | None = None
-
-
-Memberships = Mapping[str, Membership]
+#: what a caller may do, by workspace
+Memberships = Mapping[str, TrackingGrant]
 
 
 class WorkspacesService:
@@ -71,37 +59,33 @@ class WorkspacesService:
         return found if identity.servers is None else {name: _capped(one) for name, one in found.items()}
 
     async def _fetch(self, identity: Identity) -> Memberships:
-        question = {"user": identity.user, "servers": None if identity.servers is None else list(identity.servers)}
         try:
+            question = TrackingRequest(user=identity.user, servers=identity.servers).model_dump(mode="json")
             answer = await self._client.post(self._url, json=question, headers=self._headers, timeout=TIMEOUT_SECONDS)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Unreachable(type(error).__name__) from None
         if answer.status_code == 404:
-            return {}  # a user or server that the service does not know has no workspace
+            return {}  # a user whom the service does not know has no workspace
         if answer.status_code != 200:
             log.error("The workspaces service answered %s to /authorize/tracking.", answer.status_code)
             raise Unreachable(f"status {answer.status_code}")
         return read_memberships(body)
 
 
-def read_memberships(body: Any) -> Memberships:
-    """``{"workspaces": {name: {"role", "experiment"?}}}``; what cannot be read is no membership."""
-    workspaces = body.get("workspaces") if isinstance(body, dict) else None
-    found: dict[str, Membership] = {}
-    for name, entry in workspaces.items() if isinstance(workspaces, dict) else ():
-        try:
-            if valid_name(name):
-                experiment = entry.get("experiment")
-                found[name] = Membership(
-                    parse_role(entry["role"]), None if experiment is None else check_experiment(experiment)
-                )
-        except (MaestroError, AttributeError, KeyError):
-            log.error("The workspaces service sent a membership of %.40r that cannot be read; it is left out.", name)
-    return found
+def read_memberships(body: object) -> Memberships:
+    """The service's answer, without names that MLflow keeps for itself (``default``).
+
+    Raises:
+        Unreachable: if the answer cannot be read.
+    """
+    try:
+        view = read_model(TrackingView, body)
+    except MaestroError as error:
+        log.error("The workspaces service sent an answer that cannot be read: %s", error.message)
+        raise Unreachable("unreadable answer") from None
+    return {name: grant for name, grant in view.workspaces.items() if valid_name(name) and name not in RESERVED}
 
 
-def _capped(membership: Membership) -> Membership:
-    if membership.role is Role.OWNER:
-        return Membership(Role.EDITOR, membership.experiment)
-    return membership
+def _capped(grant: TrackingGrant) -> TrackingGrant:
+    return grant.model_copy(update={"role": Role.EDITOR}) if grant.role is Role.OWNER else grant

@@ -24,6 +24,9 @@ import anyio.to_thread
 
 from ..settings import Settings
 
+#: variables that MLflow must not find: a client's workspace, which would stand in for a missing header, and the
+#: gateway that its pages ask for
+UNSET = ("MLFLOW_WORKSPACE", "MLFLOW_DEPLOYMENTS_TARGET")
 #: how long a workspace that was seen in MLflow is taken to be there
 SEEN_SECONDS = 60.0
 log = logging.getLogger("maestro.tracking")
@@ -104,7 +107,8 @@ class LoadedMlflow:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         os.environ.update(variables)
-        os.environ.pop("MLFLOW_WORKSPACE", None)  # a client's setting; on the server it would stand in for a header
+        for name in UNSET:
+            os.environ.pop(name, None)
         from mlflow.server import app as flask_app
         from mlflow.server.fastapi_app import app
         from mlflow.server.handlers import initialize_backend_stores

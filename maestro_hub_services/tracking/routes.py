@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from maestro_core.roles import Role
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 
+from maestro_core.roles import Role
+
 
 class Access(Enum):
-    """Who may call a route. All but the first need a Hub identity; from ``READ`` on, a role in the request's workspace."""
+    """Who may call a route. All but ``PUBLIC`` need a Hub identity; from ``LISTED`` on, a role in a workspace."""
 
     PUBLIC = "anybody: no data"
     SIGNED_IN = "everybody with an account; the answer holds nothing of a workspace"
@@ -111,6 +112,7 @@ PAGES = (
     R("GET", "/api/3.0/mlflow/server-info", SIGNED_IN, confined=True),
     R("GET", "/ajax-api/3.0/mlflow/ui-telemetry", SIGNED_IN),
     R("POST", "/ajax-api/3.0/mlflow/ui-telemetry", SIGNED_IN),
+    R("GET", "/ajax-api/2.0/mlflow/gateway-proxy", SIGNED_IN),  # asked by each page of runs; answers: no endpoints
     R("GET", "/graphql", READ),
     R("POST", "/graphql", READ),
 )
@@ -126,45 +128,47 @@ WORKSPACES = (
     ),
 )
 
-EXPERIMENTS = _under(
-    "/api/2.0/mlflow/experiments",
-    R("POST", "/create", EDIT, check="new_experiment", confined=True),
-    R("GET", "/get", READ, confined=True),
-    R("GET", "/get-by-name", READ, confined=True),
-    R("GET", "/search", READ),
-    R("POST", "/search", READ),
-    R("POST", "/update", EDIT),
-    R("POST", "/set-experiment-tag", EDIT),
-    R("POST", "/delete-experiment-tag", EDIT),
-    R("POST", "/delete", MANAGE),
-    R("POST", "/restore", MANAGE),
-) + (
+EXPERIMENTS = (
+    *_under(
+        "/api/2.0/mlflow/experiments",
+        R("POST", "/create", EDIT, check="new_experiment", confined=True),
+        R("GET", "/get", READ, confined=True),
+        R("GET", "/get-by-name", READ, confined=True),
+        R("GET", "/search", READ),
+        R("POST", "/search", READ),
+        R("POST", "/update", EDIT),
+        R("POST", "/set-experiment-tag", EDIT),
+        R("POST", "/delete-experiment-tag", EDIT),
+        R("POST", "/delete", MANAGE),
+        R("POST", "/restore", MANAGE),
+    ),
     R("POST", "/ajax-api/2.0/mlflow/experiments/search-datasets", READ),
     *_closed("absent", "POST /api/2.0mlflow/experiments/search-datasets"),
 )
 
-RUNS = _under(
-    "/api/2.0/mlflow",
-    R("POST", "/runs/create", EDIT, check="new_run", confined=True),
-    R("GET", "/runs/get", READ, confined=True),
-    R("POST", "/runs/search", READ, confined=True),
-    R("POST", "/runs/update", EDIT, confined=True),
-    R("POST", "/runs/log-metric", EDIT, confined=True),
-    R("POST", "/runs/log-parameter", EDIT, confined=True),
-    R("POST", "/runs/log-batch", EDIT, check="run_tags", confined=True),
-    R("POST", "/runs/log-inputs", EDIT, confined=True),
-    R("POST", "/runs/outputs", EDIT, confined=True),
-    R("POST", "/runs/log-model", EDIT, confined=True),
-    R("POST", "/runs/set-tag", EDIT, check="run_tag", confined=True),
-    R("POST", "/runs/delete-tag", EDIT, check="run_tag", confined=True),
-    R("POST", "/runs/delete", OWN, check="own_run"),
-    R("POST", "/runs/restore", OWN, check="own_run"),
-    R("GET", "/metrics/get-history", READ, confined=True),
-    R("GET", "/metrics/get-history-bulk-interval", READ),
-    R("GET", "/artifacts/list", READ, confined=True),
-    R("POST", "/artifacts/presigned-upload-url", EDIT),
-    R("POST", "/artifacts/presigned-download-url", READ),
-) + (
+RUNS = (
+    *_under(
+        "/api/2.0/mlflow",
+        R("POST", "/runs/create", EDIT, check="new_run", confined=True),
+        R("GET", "/runs/get", READ, confined=True),
+        R("POST", "/runs/search", READ, confined=True),
+        R("POST", "/runs/update", EDIT, confined=True),
+        R("POST", "/runs/log-metric", EDIT, confined=True),
+        R("POST", "/runs/log-parameter", EDIT, confined=True),
+        R("POST", "/runs/log-batch", EDIT, check="run_tags", confined=True),
+        R("POST", "/runs/log-inputs", EDIT, confined=True),
+        R("POST", "/runs/outputs", EDIT, confined=True),
+        R("POST", "/runs/log-model", EDIT, confined=True),
+        R("POST", "/runs/set-tag", EDIT, check="run_tag", confined=True),
+        R("POST", "/runs/delete-tag", EDIT, check="run_tag", confined=True),
+        R("POST", "/runs/delete", OWN, check="own_run"),
+        R("POST", "/runs/restore", OWN, check="own_run"),
+        R("GET", "/metrics/get-history", READ, confined=True),
+        R("GET", "/metrics/get-history-bulk-interval", READ),
+        R("GET", "/artifacts/list", READ, confined=True),
+        R("POST", "/artifacts/presigned-upload-url", EDIT),
+        R("POST", "/artifacts/presigned-download-url", READ),
+    ),
     R("GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk", READ),
     R("POST", "/ajax-api/2.0/mlflow/upload-artifact", EDIT),
     *_closed("gateway", "POST /ajax-api/2.0/mlflow/runs/create-promptlab-run"),
@@ -186,45 +190,51 @@ ARTIFACTS = (
     ),
 )
 
-LOGGED_MODELS = _under(
-    "/api/2.0/mlflow/logged-models",
-    R("POST", "", EDIT, check="author_tag", confined=True),
-    R("POST", "/search", READ),
-    R("GET", "/<model_id>", READ, confined=True),
-    R("PATCH", "/<model_id>", EDIT, confined=True),
-    R("DELETE", "/<model_id>", MANAGE),
-    R("PATCH", "/<model_id>/tags", EDIT, confined=True),
-    R("DELETE", "/<model_id>/tags/<tag_key>", EDIT),
-    R("POST", "/<model_id>/params", EDIT, confined=True),
-    R("GET", "/<model_id>/artifacts/directories", READ, confined=True),
-) + (R("GET", "/ajax-api/2.0/mlflow/logged-models/<model_id>/artifacts/files", READ),)
+LOGGED_MODELS = (
+    *_under(
+        "/api/2.0/mlflow/logged-models",
+        R("POST", "", EDIT, check="author_tag", confined=True),
+        R("POST", "/search", READ),
+        R("GET", "/<model_id>", READ, confined=True),
+        R("PATCH", "/<model_id>", EDIT, confined=True),
+        R("DELETE", "/<model_id>", MANAGE),
+        R("PATCH", "/<model_id>/tags", EDIT, confined=True),
+        R("DELETE", "/<model_id>/tags/<tag_key>", EDIT),
+        R("POST", "/<model_id>/params", EDIT, confined=True),
+        R("GET", "/<model_id>/artifacts/directories", READ, confined=True),
+    ),
+    R("GET", "/ajax-api/2.0/mlflow/logged-models/<model_id>/artifacts/files", READ),
+)
 
-REGISTRY = _under(
-    "/api/2.0/mlflow/registered-models",
-    R("POST", "/create", EDIT),
-    R("GET", "/get", READ),
-    R("GET", "/search", READ),
-    R("GET", "/get-latest-versions", READ),
-    R("POST", "/get-latest-versions", READ),
-    R("POST", "/rename", EDIT),
-    R("PATCH", "/update", EDIT),
-    R("DELETE", "/delete", MANAGE),
-    R("POST", "/set-tag", EDIT),
-    R("DELETE", "/delete-tag", EDIT),
-    R("GET", "/alias", READ),
-    R("POST", "/alias", EDIT),
-    R("DELETE", "/alias", EDIT),
-) + _under(
-    "/api/2.0/mlflow/model-versions",
-    R("POST", "/create", EDIT, check="model_source"),
-    R("GET", "/get", READ),
-    R("GET", "/search", READ),
-    R("GET", "/get-download-uri", READ),
-    R("PATCH", "/update", EDIT),
-    R("POST", "/transition-stage", EDIT),
-    R("DELETE", "/delete", MANAGE),
-    R("POST", "/set-tag", EDIT),
-    R("DELETE", "/delete-tag", EDIT),
+REGISTRY = (
+    *_under(
+        "/api/2.0/mlflow/registered-models",
+        R("POST", "/create", EDIT),
+        R("GET", "/get", READ),
+        R("GET", "/search", READ),
+        R("GET", "/get-latest-versions", READ),
+        R("POST", "/get-latest-versions", READ),
+        R("POST", "/rename", EDIT),
+        R("PATCH", "/update", EDIT),
+        R("DELETE", "/delete", MANAGE),
+        R("POST", "/set-tag", EDIT),
+        R("DELETE", "/delete-tag", EDIT),
+        R("GET", "/alias", READ),
+        R("POST", "/alias", EDIT),
+        R("DELETE", "/alias", EDIT),
+    ),
+    *_under(
+        "/api/2.0/mlflow/model-versions",
+        R("POST", "/create", EDIT, check="model_source"),
+        R("GET", "/get", READ),
+        R("GET", "/search", READ),
+        R("GET", "/get-download-uri", READ),
+        R("PATCH", "/update", EDIT),
+        R("POST", "/transition-stage", EDIT),
+        R("DELETE", "/delete", MANAGE),
+        R("POST", "/set-tag", EDIT),
+        R("DELETE", "/delete-tag", EDIT),
+    ),
 )
 
 TRACES = (
@@ -377,7 +387,6 @@ CLOSED_FAMILIES = (
     ),
     *_closed(
         "gateway",
-        "GET /ajax-api/2.0/mlflow/gateway-proxy",
         "POST /ajax-api/2.0/mlflow/gateway-proxy",
         "GET /ajax-api/3.0/mlflow/gateway/provider-config",
         "GET /ajax-api/3.0/mlflow/gateway/secrets/config",

@@ -11,8 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Response, g, request
-from maestro_core.experiments import TAG_MLFLOW_USER, TAG_USER
-from maestro_core.roles import Role
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 from mlflow.protos.model_registry_pb2 import CreateModelVersion
@@ -20,6 +18,9 @@ from mlflow.protos.service_pb2 import CreateExperiment, DeleteRun, DeleteTag, Re
 from mlflow.server import handlers
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
+
+from maestro_core.experiments import TAG_MLFLOW_USER, TAG_USER
+from maestro_core.roles import Role
 
 from .caller import CALLER, Caller
 from .confine import check_confined
@@ -83,9 +84,7 @@ def json_body() -> dict[str, Any]:
     """The body that MLflow's view will read: the same object, so that what is changed here counts there."""
     body = request.get_json(force=True, silent=True)
     if not isinstance(body, dict):
-        raise MlflowException.invalid_parameter_value(
-            "The body must be one JSON object; use a client of MLflow 2 or 3."
-        )
+        raise MlflowException.invalid_parameter_value("The body must be one JSON object; use MLflow's own client.")
     return body
 
 
@@ -138,7 +137,7 @@ def check_own_run(caller: Caller) -> None:
     run = handlers._get_tracking_store().get_run(message.run_id)
     if run.info.user_id != caller.user:
         raise refused(
-            f"This run is {run.info.user_id}'s, and only they or an owner of {caller.workspace!r} may delete or restore it."
+            f"This run is {run.info.user_id}'s; only they or an owner of {caller.workspace!r} may delete or restore it."
         )
 
 
@@ -185,13 +184,12 @@ def check_trace_tag(caller: Caller) -> None:
 def check_trace_body(caller: Caller) -> None:
     """The same for the tags that a whole trace brings: they are left out, the server sets its own."""
     body = json_body()
-    body["tags"] = [tag for tag in _tag_list(body) if tag.get("key") not in PLACE_TAGS]
-    for outer in ("trace",):
-        for inner in ("trace_info", "traceInfo"):
-            tags = _dig(body, outer, inner).get("tags")
-            if isinstance(tags, dict):
-                for key in PLACE_TAGS:
-                    tags.pop(key, None)
+    if "tags" in body:  # protocol 2
+        body["tags"] = [tag for tag in _tag_list(body) if tag.get("key") not in PLACE_TAGS]
+    for spelling in ("trace_info", "traceInfo"):
+        tags = _dig(body, "trace", spelling, "tags")
+        for key in PLACE_TAGS:
+            tags.pop(key, None)
 
 
 def _dig(body: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -24,6 +26,7 @@ from .mlflow_server import LoadedMlflow, Stores, environment
 #: this service's name at the Hub
 SERVICE = "mlflow"
 GRACE_SECONDS = 5
+T = TypeVar("T")
 log = logging.getLogger("maestro.tracking")
 
 
@@ -78,27 +81,26 @@ async def _load(gate: Gate, settings: Settings) -> None:
     log.info("MLflow is ready after %.1f s.", time.monotonic() - began)
 
 
-async def _in_daemon_thread(work):  # type: ignore[no-untyped-def]
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
     """Run ``work`` in a thread that does not hold up the process's end, as an executor's would."""
     loop = asyncio.get_running_loop()
-    result = loop.create_future()
-
-    def settle(value: object, error: BaseException | None) -> None:
-        if not result.done():
-            if error is None:
-                result.set_result(value)
-            else:
-                result.set_exception(error)
+    result: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
-            value, error = work(), None
-        except BaseException as problem:  # noqa: BLE001 - handed to the waiting task as it is
-            value, error = None, problem
-        loop.call_soon_threadsafe(settle, value, error)
+            value = work()
+        except BaseException as problem:
+            loop.call_soon_threadsafe(_settle, result.set_exception, problem, result)
+        else:
+            loop.call_soon_threadsafe(_settle, result.set_result, value, result)
 
     threading.Thread(target=run, name="load-mlflow", daemon=True).start()
     return await result
+
+
+def _settle(how: Callable[[Any], None], what: object, result: asyncio.Future[Any]) -> None:
+    if not result.done():  # cancelled meanwhile
+        how(what)
 
 
 def _behind(settings: Settings) -> Behind:
@@ -136,7 +138,8 @@ def _behind(settings: Settings) -> Behind:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer waits 40 ms for an ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -128,7 +128,7 @@ def forged(request: HTTPConnection, session: Session) -> bool:
 
 
 def _all(request: HTTPConnection, name: str) -> list[str]:
-    """Every cookie of that name: a page on a shorter path may have planted one, and the order is not to be relied on."""
+    """Every cookie of that name: a page on a shorter path may have planted one before ours."""
     found = []
     for chunk in "; ".join(request.headers.getlist("cookie")).split(";"):
         if chunk.split("=", 1)[0].strip() == name:

@@ -12,7 +12,7 @@ import httpx
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 
-from .answers import Refused, page
+from .answers import Refused, page, way_in
 from .identity import TIMEOUT_SECONDS, Hub
 from .session import Cookies, SignIn
 
@@ -78,8 +78,7 @@ class SignInPages:
             await self._hub.who(token)
         except Refused as refused:
             return self._again(refused.status, refused.message)
-        response = RedirectResponse(sign_in.next_path, status_code=302)
-        response.headers["Cache-Control"] = "no-store"
+        response = way_in(sign_in.next_path)
         self._cookies.end_sign_in(response, state)
         self._cookies.begin_session(response, token)
         return response
