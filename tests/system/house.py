@@ -151,10 +151,13 @@ class Person:
         answer = self.get("hub/token", follow_redirects=False)
         return answer.status_code == 200
 
+    def xsrf(self) -> str:
+        """The token of the Hub's pages; a service's pages have another."""
+        return self.browser.cookies.get("_xsrf", path="/hub/") or ""
+
     def hub(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Call the Hub's API with the browser's cookie, as the Hub's own pages do."""
-        headers = {"X-XSRFToken": self.browser.cookies.get("_xsrf", path="/hub/") or ""}
-        headers["Sec-Fetch-Mode"] = "cors"
+        headers = {"X-XSRFToken": self.xsrf(), "Sec-Fetch-Mode": "cors"}
         return self.browser.request(method, f"hub/api/{path}", json=body, headers=headers)
 
     def token(self, scopes: list[str] | None = None) -> str:
