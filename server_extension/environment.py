@@ -7,14 +7,19 @@ the prefix's pip with the environment's Python, and pip then installs into the e
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import site
+import sys
 import sysconfig
 import venv
 from collections.abc import Mapping
 from pathlib import Path
+
+from maestro_core.environment import KERNEL_ENVIRONMENT, check_environment
+from maestro_core.errors import MaestroError
 
 from .launch import Launch, StartError
 
@@ -49,6 +54,7 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
     """
     path = [str(launch.environment / "bin"), str(launch.prefix / "bin"), *environ.get("PATH", os.defpath).split(":")]
     return {
+        **workspace_variables(environ.get(KERNEL_ENVIRONMENT, "")),
         "PATH": ":".join(dict.fromkeys(entry for entry in path if entry)),
         "VIRTUAL_ENV": str(launch.environment),
         # uv's cache is on the home's volume: hard links to it fail, and uv says so at every install.
@@ -56,6 +62,31 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         # MLflow looks for running servers there, and would ask them with the token in the URL.
         "JUPYTER_RUNTIME_DIR": str(launch.private / "kernel-runtime"),
     }
+
+
+def workspace_variables(text: str) -> dict[str, str]:
+    """The workspace's own variables (``PYTHONPATH``, ``MY_...``), for kernels and terminals alone.
+
+    The service has checked them when they were set; an image of another version may know other names, and what this one
+    does not know is left out with a line in the log.
+
+    Args:
+        text: a JSON object, as the launch carries it; empty if there are none.
+    """
+    try:
+        given = json.loads(text or "{}")
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        print(f"maestro-singleuser: {KERNEL_ENVIRONMENT} is no JSON object and was left out.", file=sys.stderr)
+        return {}
+    variables: dict[str, str] = {}
+    for name, value in given.items():
+        try:
+            variables |= check_environment({name: value})
+        except MaestroError as error:
+            print(f"maestro-singleuser: left out: {error.message}", file=sys.stderr)
+    return variables
 
 
 def _see_packages_of_prefix(folder: Path) -> None:

@@ -28,7 +28,7 @@ class KernelHandler(APIHandler):
         Raises:
             web.HTTPError: 404, no notebook is open with this kernel.
         """
-        sessions = await ensure_async(self.session_manager.list_sessions())
+        sessions: list[dict[str, Any]] = await ensure_async(self.session_manager.list_sessions())
         path = notebook_of(kernel_id, sessions)
         if path is None:
             raise web.HTTPError(404, "No notebook is open with this kernel.")

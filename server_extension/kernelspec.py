@@ -44,7 +44,8 @@ def kernelspec(launch: Launch, variables: Mapping[str, str]) -> dict[str, Any]:
         ],
         "display_name": f"Python 3 ({launch.workspace})" if launch.workspace else "Python 3",
         "language": "python",
-        "env": dict(variables),
+        # jupyter_client puts variables of the server in the place of $NAME and ${NAME}; $$ is a $.
+        "env": {name: value.replace("$", "$$") for name, value in variables.items()},
         "metadata": {"debugger": True, "supported_encryption": ["curve"]},
         "kernel_protocol_version": "5.5",
     }

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from maestro_core.environment import KERNEL_ENVIRONMENT
+
 from .environment import kernel_variables, make_environment, write_terminal
 from .kernelspec import write_kernelspec
 from .launch import Launch, StartError
@@ -34,6 +36,7 @@ def main() -> None:
         prepare(launch, environ)
     except StartError as error:
         sys.exit(f"maestro-singleuser: {error}")
+    environ.pop(KERNEL_ENVIRONMENT, None)  # the kernels' and terminals' alone, who have it by now
     environ |= server_variables(launch, environ)
     command = server_command(launch, sys.argv[1:])
     os.chdir("/")

@@ -293,6 +293,26 @@ async def test_a_terminal_is_in_the_workspace_and_in_the_same_environment(editor
     assert f"<{WORKSPACE_DIR}|{ENVIRONMENT_DIR}|{ENVIRONMENT_DIR}/bin/pip|{ENVIRONMENT_DIR}/bin/uv>" in seen
 
 
+async def test_a_workspaces_own_variables_reach_kernels_and_terminals_and_not_the_server(
+    tmp_path: Path, tracking: str
+) -> None:
+    """A module on the workspace's PYTHONPATH that is named like one of the server's would run in it otherwise."""
+    source = tmp_path / "workspace/src"
+    source.mkdir(parents=True)
+    (source / "jupyterhub.py").write_text("open('/home/jovyan/ran', 'w')\n")
+    (source / "prices.py").write_text("rate = 0.19\n")
+    given = json.dumps({"PYTHONPATH": f"{WORKSPACE_DIR}/src", "MY_TABLE": "a $TABLE"})
+    with opened(tmp_path, tracking, MAESTRO_KERNEL_ENV=given) as launch:
+        notebook = launch.server.open_notebook("a.ipynb")
+        seen = await notebook.run("import os, sys, prices; print(prices.rate, os.environ['MY_TABLE'])")
+        assert seen.text.strip() == "0.19 a $TABLE"
+        terminal = await launch.server.terminal('echo "<$PYTHONPATH|$MY_TABLE>"', ends=">\r\n")
+        assert f"<{WORKSPACE_DIR}/src|a $TABLE>" in terminal
+        server = await notebook.run("print('PYTHONPATH' in open(f'/proc/{os.getppid()}/environ').read())")
+        assert server.text.strip() == "False"
+        assert not (launch.home / "ran").exists()
+
+
 # -- what others may see and change
 
 

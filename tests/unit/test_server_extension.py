@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -129,6 +130,37 @@ def test_only_kernels_and_terminals_get_the_environments_programs(prepared: Laun
     assert variables["PATH"] == f"{prepared.environment}/bin:{sys.prefix}/bin:/usr/bin:/bin"
     assert variables["VIRTUAL_ENV"] == str(prepared.environment)
     assert not {"PATH", "VIRTUAL_ENV"} & set(start.server_variables(prepared, environ))
+
+
+def test_a_workspaces_own_variables_are_the_kernels_and_terminals_alone(
+    prepared: Launch, environ: dict[str, str]
+) -> None:
+    environ["MAESTRO_KERNEL_ENV"] = '{"PYTHONPATH": "/workspace/src", "MY_PRICE": "5$ or ${HOME}"}'
+    variables = environment.kernel_variables(prepared, environ)
+    assert (variables["PYTHONPATH"], variables["MY_PRICE"]) == ("/workspace/src", "5$ or ${HOME}")
+    assert "PYTHONPATH" not in start.server_variables(prepared, environ)
+    spec = kernelspec.kernelspec(prepared, variables)
+    assert Template(spec["env"]["MY_PRICE"]).safe_substitute(HOME="/root") == "5$ or ${HOME}", "as jupyter_client does"
+    environment.write_terminal(prepared, variables, environ | {"SHELL": "/bin/sh"})
+    script = prepared.terminal.read_text().replace("exec /bin/sh", 'echo "$MY_PRICE"')
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout.strip() == "5$ or ${HOME}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"LD_PRELOAD": "/workspace/x.so", "MY_A": "1"}', "left out: A workspace cannot set 'LD_PRELOAD'"),
+        ('{"PATH": "/workspace", "MY_A": "1"}', "left out: A workspace cannot set 'PATH'"),
+        ('{"MY_B": ["x"], "MY_A": "1"}', "left out: The value of 'MY_B'"),
+        ("[1]", "MAESTRO_KERNEL_ENV is no JSON object"),
+        ("{", "MAESTRO_KERNEL_ENV is no JSON object"),
+    ],
+)
+def test_what_a_workspace_may_not_set_is_left_out_with_a_line_in_the_log(
+    text: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert environment.workspace_variables(text) == ({"MY_A": "1"} if "MY_A" in text else {})
+    assert f"maestro-singleuser: {line}" in capsys.readouterr().err
 
 
 def test_the_kernel_is_pythons_usual_one_with_the_workspaces_name(prepared: Launch) -> None:
