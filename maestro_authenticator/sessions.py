@@ -9,8 +9,8 @@ from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.user import User
 from jupyterhub.utils import new_token
 
-#: how long a server that is just starting or stopping is waited for before it is ended
-PENDING_SECONDS = 300
+#: how long a server may take to leave off starting or stopping before it is stopped
+PENDING_SECONDS = 60
 
 
 def end_browser_sessions(handler: BaseHandler, user: User) -> None:
@@ -46,6 +46,8 @@ _tasks: set[asyncio.Future[None]] = set()  # asyncio itself keeps only weak refe
 
 async def _stop(handler: BaseHandler, user: User, name: str) -> None:
     spawner = user.spawners[name]
+    if spawner.pending == "spawn" and spawner._spawn_future:
+        spawner._spawn_future.cancel()  # as the Hub does when somebody stops a server that is starting
     for _ in range(PENDING_SECONDS):
         if not spawner.pending:
             break
