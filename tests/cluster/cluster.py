@@ -65,13 +65,45 @@ class Cluster:
     def apply(self, *manifests: dict[str, Any]) -> None:
         self.run("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
 
-    def exec(self, pod: str, *command: str, container: str = "notebook", timeout: float = 120) -> str:
-        """What a command inside a pod's container prints.
+    def inside(self, pod: str, *command: str) -> str:
+        """What a command in a notebook server's container prints.
 
         Raises:
             AssertionError: it failed; with what it said.
         """
-        return self.run("exec", pod, "--container", container, "--", *command, timeout=timeout)
+        return self.run("exec", pod, "--container", "notebook", "--", *command)
+
+
+def fill_claim(cluster: Cluster, name: str, image: str, file: str, content: str) -> None:
+    """Make a claim that holds one file, by a pod of the given image."""
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Mi"}}},
+    }
+    container = {
+        "name": "writer",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", 'printf %s "$CONTENT" > "$FILE"'],
+        "env": [{"name": "CONTENT", "value": content}, {"name": "FILE", "value": f"/data/{file}"}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{name}-writer"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {"fsGroup": 100},
+            "containers": [container],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": name}}],
+        },
+    }
+    cluster.apply(claim, pod)
+    cluster.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}-writer", "--timeout=90s", timeout=120)
+    cluster.run("delete", "pod", f"{name}-writer")
 
 
 def node_address(cluster: Cluster) -> str:

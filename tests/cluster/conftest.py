@@ -5,6 +5,8 @@
 ``maestro_kubeconfig``    a kubeconfig with the rights of ``rbac.yaml`` alone: what the Hub gets
 ``address``               this machine as pods reach it (``MAESTRO_TEST_ADDRESS``, else the node's address)
 ``singleuser_image``      ``images/singleuser`` on the node (``MAESTRO_TEST_IMAGE`` names a ready one)
+``dataset``               the name of a dataset: a claim that holds ``flowers.csv``
+``maestro``               a Hub on this machine that starts pods there (``tests/system/house.py``)
 ========================  ================================================================================
 """
 
@@ -16,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.cluster.cluster import Cluster, build_image, node_address, service_account_kubeconfig
+from tests.cluster.cluster import ROOT, Cluster, build_image, fill_claim, node_address, service_account_kubeconfig
+from tests.system.house import Maestro, Run
 
 HERE = Path(__file__).parent
 #: the whole of a first run may build an image, which no single test's limit covers
@@ -61,3 +65,39 @@ def address(cluster: Cluster) -> str:
 def singleuser_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The image of notebook servers, on the cluster's node."""
     return build_image(cluster, tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def dataset(cluster: Cluster, singleuser_image: str) -> str:
+    """A dataset that everyone may read: the claim of the same name."""
+    fill_claim(cluster, "flowers", singleuser_image, "flowers.csv", "name,petals\ndaisy,34\n")
+    return "flowers"
+
+
+@pytest.fixture(scope="session")
+def maestro(
+    cluster: Cluster,
+    maestro_kubeconfig: Path,
+    address: str,
+    singleuser_image: str,
+    dataset: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Maestro]:
+    """Hub, proxy and services on this machine, with the Hub's rights on the cluster alone; pods are its servers."""
+    folder = tmp_path_factory.mktemp("maestro")
+    policy = yaml.safe_load((ROOT / "maestro.yaml").read_text()) | {"datasets": [{"name": dataset, "claim": dataset}]}
+    (folder / "maestro.yaml").write_text(yaml.safe_dump(policy))
+    environment = {
+        "MAESTRO_PROVIDER": "kubernetes",
+        "MAESTRO_HOST": address,
+        "MAESTRO_POLICY": str(folder / "maestro.yaml"),
+        "MAESTRO_NAMESPACE": cluster.namespace,
+        "MAESTRO_STORAGE_SIZE": "100Mi",
+        "MAESTRO_TEST_IMAGE": singleuser_image,
+        "KUBECONFIG": str(maestro_kubeconfig),
+    }
+    run = Run(folder / "state", "--config", str(HERE / "hub_config.py"), environment=environment)
+    try:
+        yield Maestro(run)
+    finally:
+        run.stop()

@@ -120,14 +120,17 @@ class NotebookServer:
     """A running server and the requests of the browser that is signed in to it."""
 
     url: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    process: subprocess.Popen[bytes] | None = None  # None: it runs elsewhere
+    log: Path | None = None
+    token: str = TOKEN
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"token {self.token}"}
 
     def api(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """One request with the server's token."""
-        return httpx.request(
-            method, self.url + path, headers={"Authorization": f"token {TOKEN}"}, timeout=LIMIT, **arguments
-        )
+        return httpx.request(method, self.url + path, headers=self.headers, timeout=LIMIT, **arguments)
 
     def open_notebook(self, path: str) -> Notebook:
         """What JupyterLab does when a notebook is opened: a session with a kernel of the notebook's own."""
@@ -143,7 +146,7 @@ class NotebookServer:
         url = f"{self.url.replace('http', 'ws', 1)}terminals/websocket/{name}"
         seen = ""
         async with (
-            aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as client,
+            aiohttp.ClientSession(headers=self.headers) as client,
             client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=LIMIT)) as socket_,
         ):
             await socket_.send_json(["stdin", f"{line}\r"])
@@ -185,7 +188,7 @@ class Notebook:
         url = f"{self.server.url.replace('http', 'ws', 1)}api/kernels/{self.kernel_id}/channels"
         outcome, message_id = Outcome(), uuid.uuid4().hex
         async with (
-            aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as client,
+            aiohttp.ClientSession(headers=self.server.headers) as client,
             client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=LIMIT)) as socket_,
         ):
             await socket_.send_json(_execute_request(code, message_id))
