@@ -30,6 +30,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True, soft_wrap=True)
 
+#: what a command means when no workspace is named
+HERE = "[default: personal; inside a notebook its own]"
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for a program instead of text.")
 
 
@@ -102,7 +104,7 @@ def whoami(connect: Callable[[], Api], json_: bool) -> None:
 
 @main.command()
 @click.option("--user", metavar="U", help="Whose server [default: you]; somebody else's needs an admin's token.")
-@click.option("--workspace", "-w", metavar="W", default="personal", show_default=True, help="The workspace to open.")
+@click.option("--workspace", "-w", metavar="W", help=f"The workspace to open {HERE}.")
 @click.option("--cpu", metavar="CORES", help="Cores: 2, 0.5, 500m.")
 @click.option("--memory", metavar="SIZE", help="Memory: 4Gi, 512Mi.")
 @click.option("--gpu", metavar="N", help="GPUs.")
@@ -119,7 +121,7 @@ def launch(
     connect: Callable[[], Api],
     /,
     user: str | None,
-    workspace: str,
+    workspace: str | None,
     cpu: str | None,
     memory: str | None,
     gpu: str | None,
@@ -204,13 +206,14 @@ def create(connect: Callable[[], Api], workspace: str, description: str, json_: 
 
 
 @main.command()
-@click.argument("workspace", default="personal")
+@click.argument("workspace", required=False)
 @as_json
 @click.pass_obj
-def info(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+def info(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
     """Show a workspace and its members."""
     manager = WorkspaceManager(api=connect())
-    shown, members = manager.get_workspace(workspace), manager.members(workspace)
+    shown = manager.get_workspace(workspace)
+    members = manager.members(shown.name)
     if json_:
         listed = [{**vars(member), "added_at": member.added_at.isoformat()} for member in members]
         return _print_json({**_workspace_json(shown), "members": listed})
@@ -243,10 +246,10 @@ def revoke(connect: Callable[[], Api], workspace: str, user: str | None, group: 
 
 
 @main.command()
-@click.argument("workspace", default="personal")
+@click.argument("workspace", required=False)
 @as_json
 @click.pass_obj
-def limits(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+def limits(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
     """Show your limits in a workspace, what is in use, and who set them."""
     shown = WorkspaceManager(api=connect()).limits(workspace)
     if json_:
@@ -256,10 +259,10 @@ def limits(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
 
 
 @main.command()
-@click.option("--workspace", "-w", default="personal", show_default=True, metavar="W")
+@click.option("--workspace", "-w", metavar="W", help=f"The workspace to launch in {HERE}.")
 @as_json
 @click.pass_obj
-def profiles(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+def profiles(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
     """Show the profiles that you may launch."""
     found = NotebookLauncher(api=connect()).profiles(workspace)
     if json_:

@@ -33,7 +33,7 @@ class NotebookLauncher:
     def launch(
         self,
         user_email: str | None = None,
-        workspace: str = "personal",
+        workspace: str | None = None,
         resources: ResourceConfig | None = None,
         mlflow_experiment: str | None = None,
         template: str | None = None,
@@ -47,7 +47,7 @@ class NotebookLauncher:
 
         Args:
             user_email: whose server; None or oneself, others need ``custom:maestro:admin``.
-            workspace: its name; ``personal`` is one's own.
+            workspace: its name; ``personal`` is one's own, and None too, but for a notebook server's own inside one.
             resources: amounts; without a profile they choose one.
             mlflow_experiment: the experiment of its runs; None: the workspace's own.
             template: a notebook template to open.
@@ -60,7 +60,7 @@ class NotebookLauncher:
         Raises:
             MaestroError: the service's refusal with its sentence, ``start_failed`` or ``timeout``.
         """
-        body: dict[str, Any] = {"workspace": check_name(workspace)}
+        body: dict[str, Any] = {"workspace": check_name(workspace or self._api.settings.workspace)}
         optional = {
             "user": user_email,
             "resources": resources.as_resources() if resources else None,
@@ -135,9 +135,9 @@ class NotebookLauncher:
             session = self.status(session_id)
         return session
 
-    def profiles(self, workspace: str = "personal") -> list[dict[str, Any]]:
+    def profiles(self, workspace: str | None = None) -> list[dict[str, Any]]:
         """The profiles that are open to oneself in a workspace, each with ``allowed`` and ``refusal``."""
-        return list(self._api.get("/profiles", workspace=workspace)["profiles"])
+        return list(self._api.get("/profiles", workspace=workspace or self._api.settings.workspace)["profiles"])
 
     def templates(self) -> list[dict[str, Any]]:
         """The notebook templates: name, title, description."""

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from maestro_core.errors import MaestroError
+from maestro_core.names import PERSONAL
 
 #: below the Hub's public address, so that a Hub with a base URL needs no route of its own
 API_PATH = "services/workspaces/api/v1/jupyter"
@@ -26,12 +27,14 @@ class ClientSettings:
         api_url: the base of the REST API.
         token: a Hub token. Secret.
         source: where the token came from, for messages.
+        workspace: what is meant when none is named: inside a notebook server its own, else the personal one.
     """
 
     url: str
     api_url: str
     token: str = field(repr=False)
     source: str
+    workspace: str = PERSONAL
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -70,7 +73,10 @@ def find_settings(
     inside = environment.get("MAESTRO_SERVICE_URL"), environment.get("JUPYTERHUB_API_TOKEN")
     if url is None and inside[0] and (token or inside[1]):
         source = "the notebook server's environment"
-        return ClientSettings(environment.get("MAESTRO_PUBLIC_URL", ""), inside[0], token or str(inside[1]), source)
+        own = environment.get("MAESTRO_WORKSPACE") or PERSONAL
+        return ClientSettings(
+            environment.get("MAESTRO_PUBLIC_URL", ""), inside[0], token or str(inside[1]), source, own
+        )
     stored = read_config(config_path(environment))
     if stored and (url is None or check_url(url) == stored.url):
         return _public(stored.url, token or stored.token, str(config_path(environment)))

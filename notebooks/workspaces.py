@@ -29,13 +29,14 @@ class WorkspaceManager:
         """The workspaces that one belongs to, the personal one first."""
         return [Workspace.from_api(item) for item in self._api.get("/workspaces")["workspaces"]]
 
-    def get_workspace(self, workspace_id: str) -> Workspace:
-        """One workspace, by name or ``personal``.
+    def get_workspace(self, workspace_id: str | None = None) -> Workspace:
+        """One workspace, by name, id or ``personal``; None: the personal one, inside a notebook server its own.
 
         Raises:
             MaestroError: ``unknown_workspace``.
         """
-        return Workspace.from_api(self._api.get(f"/workspaces/{segment(workspace_id)}"))
+        name = workspace_id or self._api.settings.workspace
+        return Workspace.from_api(self._api.get(f"/workspaces/{segment(name)}"))
 
     def create_workspace(self, name: str, description: str = "", owner: str | None = None) -> Workspace:
         """Create a workspace; its creator is an owner.
@@ -86,6 +87,7 @@ class WorkspaceManager:
         kind, name = ("user", user_email) if user_email is not None else ("group", group)
         self._api.delete(f"/workspaces/{segment(workspace_id)}/members/{kind}/{segment(str(name))}")
 
-    def limits(self, workspace_id: str = "personal") -> dict[str, Any]:
+    def limits(self, workspace_id: str | None = None) -> dict[str, Any]:
         """Each limit with its value, what is in use, and the level that set it."""
-        return dict(self._api.get(f"/workspaces/{segment(workspace_id)}/limits"))
+        name = workspace_id or self._api.settings.workspace
+        return dict(self._api.get(f"/workspaces/{segment(name)}/limits"))

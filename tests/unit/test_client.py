@@ -248,7 +248,8 @@ def test_where_the_client_looks_in_order(tmp_path: Path) -> None:
     everything = {**inside, **home, **outside}
     assert find_settings("https://arg.example", "arg", everything).token == "arg"
     assert find_settings(None, None, everything).token == "env"
-    assert find_settings(None, None, {**inside, **home}).api_url == "http://hub/api"
+    within = find_settings(None, None, {**inside, **home, "MAESTRO_WORKSPACE": "demo"})
+    assert (within.api_url, within.workspace) == ("http://hub/api", "demo")
     assert find_settings(None, None, home).token == "stored"
     with pytest.raises(MaestroError, match=r"no sign-in for https://other\.example"):
         find_settings("https://other.example", None, home)  # a stored token goes to its own address only
