@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sources import sources
 from steps import digest
 
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".setup/tools/bin/python"
 BUILDERS = ("buildah", "podman", "docker")
 CERTIFICATES = Path("/etc/ssl/certs")
 # As root, perhaps inside a container: no user namespace and no network of its own to give to a build.
@@ -58,14 +59,13 @@ def build(builder: str, image: str, base: str) -> str:
     inspect = [builder, *general, "inspect", *([] if builder == "docker" else ["--type", "image"]), name]
     if subprocess.run(inspect, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0:
         return name
-    with _pip_conf() as conf:
+    settings = pip_settings([str(TOOLS) if TOOLS.exists() else sys.executable, "-m", "pip"])
+    with _secret(_pip_conf(settings)) as pip_conf, _secret(_npmrc(settings)) as npmrc:
         command = [builder, *general, "build", *building, *([] if builder == "docker" else ["--layers"])]
-        command += ["--build-arg", f"BASE={base}", "--secret", f"id=pip.conf,src={conf}"]
+        command += ["--build-arg", f"BASE={base}"]
+        command += ["--secret", f"id=pip.conf,src={pip_conf}", "--secret", f"id=npmrc,src={npmrc}"]
         if builder != "docker" and CERTIFICATES.is_dir():
             command += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
-        npmrc = Path.home() / ".npmrc"
-        if npmrc.is_file():
-            command += ["--secret", f"id=npmrc,src={npmrc}"]
         command += ["--file", f"images/{image}/Dockerfile", "--tag", name, "."]
         subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     return name
@@ -94,23 +94,39 @@ def save(builder: str, name: str, archive: Path) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
 
 
-@contextmanager
-def _pip_conf() -> Iterator[Path]:
+def _pip_conf(settings: Mapping[str, str]) -> str:
     """pip's settings of this machine as far as they hold inside a build: addresses, certificates, no local folders."""
-    own = ROOT / ".setup/tools/bin/python"
-    settings = pip_settings([str(own) if own.exists() else sys.executable, "-m", "pip"])
     lines = ["[global]"]
     for name in ("index-url", "extra-index-url", "find-links", "trusted-host"):
         places = [place for place in settings.get(name, "").split() if name == "trusted-host" or "://" in place]
         places = [place for place in places if not place.startswith("file:")]
         if places:
             lines.append(f"{name} = {' '.join(places)}")
-    if settings.get("cert", "").startswith(f"{CERTIFICATES}/"):
-        lines.append(f"cert = {settings['cert']}")
-    with tempfile.NamedTemporaryFile("w", prefix="maestro-pip-", suffix=".conf") as conf:  # mode 0600
-        conf.write("\n".join(lines) + "\n")
-        conf.flush()
-        yield Path(conf.name)
+    certificate = _mounted_certificate(settings)
+    return "\n".join([*lines, f"cert = {certificate}" if certificate else "", ""])
+
+
+def _npmrc(settings: Mapping[str, str]) -> str:
+    """The user's own npm settings, with the certificate that pip uses unless they name one."""
+    own = Path.home() / ".npmrc"
+    text = own.read_text() if own.is_file() else ""
+    certificate = _mounted_certificate(settings)
+    return text if "cafile" in text or not certificate else f"{text}\ncafile={certificate}\n"
+
+
+def _mounted_certificate(settings: Mapping[str, str]) -> str:
+    """pip's certificate where a build sees it too."""
+    certificate = settings.get("cert", "")
+    return certificate if certificate.startswith(f"{CERTIFICATES}/") else ""
+
+
+@contextmanager
+def _secret(content: str) -> Iterator[Path]:
+    """A file for the time of a build that its owner alone can read."""
+    with tempfile.NamedTemporaryFile("w", prefix="maestro-build-") as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
 
 
 if __name__ == "__main__":
