@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,7 +55,7 @@ PASSED: dict[str, tuple[str, ...]] = {
         "MAESTRO_STORE_DB",
         "KUBECONFIG", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
     ),
-    "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS"),
+    "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS", "MLFLOW_SERVER_ALLOWED_HOSTS"),
     # The index asks pip where packages come from; pip is told by these too.
     "packages": (
         "PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_TRUSTED_HOST",
@@ -63,6 +64,9 @@ PASSED: dict[str, tuple[str, ...]] = {
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
     ),
 }  # fmt: skip
+
+#: not one address, but all of a machine
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 SPAWNERS = {
     "local": "maestro_spawner.local.MaestroLocalSpawner",
@@ -100,8 +104,12 @@ def add_services(c: Any, maestro: Installation) -> None:
 
     The Hub waits for managed services that have a ``url`` and gives up when they are slow, so MLflow has none; its
     pages are a route of the proxy (:func:`add_proxy`).
+
+    Raises:
+        SettingsError: if the addresses cannot be told from the config.
     """
     base = base_url(c)
+    make_private_directory(maestro.state)
     for name in maestro.services:
         service = _service(c, maestro, name, base)
         c.JupyterHub.services.append(service)
@@ -263,9 +271,26 @@ def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[st
         "MAESTRO_BIND": f"127.0.0.1:{maestro.port(name)}",
         "MAESTRO_ACCOUNTS_URL": f"{base}hub/accounts" if accounts else "",
         PARENT_VARIABLE: str(os.getpid()),
-        **maestro.addresses(base),
+        **_addresses(c, maestro, base),
         **{variable: os.environ[variable] for variable in PASSED.get(name, ()) if os.environ.get(variable)},
     }
+
+
+def _addresses(c: Any, maestro: Installation, base: str) -> dict[str, str]:
+    """The addresses of the parts, the proxy's as this Hub has it (JupyterHub's default: port 8000, everywhere)."""
+    bind = urlsplit(str(c.JupyterHub.get("bind_url") or ""))
+    host = bind.hostname or str(c.JupyterHub.get("ip") or "")
+    there = replace(
+        maestro,
+        host=maestro.host if host in EVERYWHERE else host,
+        ports={**maestro.ports, "public": bind.port or int(c.JupyterHub.get("port") or 8000)},
+    )
+    found = there.addresses(base)
+    if c.JupyterHub.get("ssl_cert") and maestro.managed("mlflow"):
+        if not maestro.public_url:
+            raise SettingsError("This Hub serves TLS itself: name its address in Installation(public_url=...).")
+        found["MAESTRO_MLFLOW_URL"] = f"{there.people_url(base)}services/mlflow"
+    return found
 
 
 def _add_role(c: Any, name: str, scopes: Iterable[str], **members: list[str]) -> None:

@@ -136,7 +136,9 @@ def test_a_servers_token_never_manages(maestro: Installation) -> None:
 
 
 def test_each_service_gets_settings_that_it_can_read(maestro: Installation) -> None:
-    for name, service in services(composed(maestro)).items():
+    c = Config()
+    c.JupyterHub.bind_url = "http://127.0.0.1:8888"
+    for name, service in services(composed(maestro, c)).items():
         if name not in SERVICES:
             continue
         assert service["command"][-1] == SERVICES[name]
@@ -183,7 +185,9 @@ def test_services_that_run_elsewhere_are_only_registered(maestro: Installation) 
 
 def test_pods_reach_our_own_services_through_the_proxy(maestro: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/etc/kubeconfig")
-    c = composed(replace(maestro, provider="kubernetes", host="192.0.2.7"))
+    c = Config()
+    c.JupyterHub.bind_url = "http://:8888"
+    c = composed(replace(maestro, provider="kubernetes", host="192.0.2.7"), c)
     for name in SERVICES:
         told = services(c)[name]["environment"]
         assert told["MAESTRO_BIND"].startswith("127.0.0.1:")
@@ -209,6 +213,33 @@ def test_a_hub_below_a_prefix_keeps_everything_below_it(maestro: Installation) -
     assert set(in_force(c, "Proxy", "extra_routes", {})) == {"/team/api/v1/jupyter/", "/team/services/mlflow/"}
     assert services(c)["mlflow"]["environment"]["JUPYTERHUB_SERVICE_PREFIX"] == "/team/services/mlflow/"
     assert c.MaestroMixin.service_url == "http://127.0.0.1:8181/team/services/workspaces/api/v1/jupyter"
+
+
+@pytest.mark.parametrize(
+    ("config", "address"),
+    [
+        ({}, "http://127.0.0.1:8000/services/mlflow"),
+        ({"port": 80, "ip": "192.0.2.7"}, "http://192.0.2.7:80/services/mlflow"),
+        ({"bind_url": "http://:8080/team/"}, "http://127.0.0.1:8080/team/services/mlflow"),
+    ],
+)
+def test_notebooks_reach_mlflow_where_the_hub_listens(
+    maestro: Installation, config: dict[str, Any], address: str
+) -> None:
+    c = Config()
+    c.JupyterHub.update(config)
+    given = services(composed(maestro, c))["workspaces"]["environment"]
+    assert given["MAESTRO_MLFLOW_URL"] == address
+
+
+def test_a_hub_with_tls_of_its_own_names_its_address(maestro: Installation) -> None:
+    c = Config()
+    c.JupyterHub.ssl_cert = "/etc/hub.pem"
+    with pytest.raises(SettingsError, match="public_url"):
+        composed(maestro, c)
+    named = Installation(state=maestro.state, policy=maestro.policy, public_url="https://hub.example.com")
+    given = services(composed(named, Config({"JupyterHub": {"ssl_cert": "/etc/hub.pem"}})))["workspaces"]["environment"]
+    assert given["MAESTRO_MLFLOW_URL"] == "https://hub.example.com/services/mlflow"
 
 
 def test_with_subdomains_the_routes_name_the_hubs_host(maestro: Installation) -> None:
