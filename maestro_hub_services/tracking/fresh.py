@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 FRESH_SECONDS = 5.0
 AWAY_SECONDS = 300.0
-#: after a failure the other side is left alone for this long, so that nobody waits for a time-out each time
+#: after a failure a known key is not asked for again for this long, so that not every request waits for a time-out
 PAUSE_SECONDS = 1.0
 
 K = TypeVar("K", bound=Hashable)
@@ -30,6 +30,7 @@ class Unreachable(Exception):
 class _Entry(Generic[V]):
     value: V
     asked: float
+    failed: float = float("-inf")
 
 
 class Fresh(Generic[K, V]):
@@ -45,7 +46,6 @@ class Fresh(Generic[K, V]):
         self._clock = clock
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._asking: dict[K, asyncio.Task[V]] = {}
-        self._pause_until = 0.0
 
     async def get(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
         """The value of ``key``, at most 5 s old; at most 5 minutes if the other side is away.
@@ -57,14 +57,18 @@ class Fresh(Generic[K, V]):
             Unreachable: the other side is away and never spoke of this key (or too long ago).
         """
         entry = self._entries.get(key)
+        known = entry is not None and self._clock() - entry.asked < AWAY_SECONDS
         if entry is not None and self._clock() - entry.asked < FRESH_SECONDS:
+            return entry.value
+        if entry is not None and known and self._clock() - entry.failed < PAUSE_SECONDS:
             return entry.value
         try:
             return await asyncio.shield(self._question(key, ask))
         except Unreachable:
-            if entry is not None and self._clock() - entry.asked < AWAY_SECONDS:
-                return entry.value
-            raise
+            if entry is None or not known:
+                raise
+            entry.failed = self._clock()
+            return entry.value
 
     def _question(self, key: K, ask: Callable[[], Awaitable[V]]) -> asyncio.Task[V]:
         task = self._asking.get(key)
@@ -80,13 +84,7 @@ class Fresh(Generic[K, V]):
 
     async def _fetch(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
         asked = self._clock()
-        if asked < self._pause_until:
-            raise Unreachable("the other side did not answer a moment ago")
-        try:
-            value = await ask()
-        except Unreachable:
-            self._pause_until = self._clock() + PAUSE_SECONDS
-            raise
+        value = await ask()
         self._entries[key] = _Entry(value, asked)
         self._entries.move_to_end(key)
         while len(self._entries) > self._size:

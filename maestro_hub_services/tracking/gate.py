@@ -95,6 +95,9 @@ class Gate:
             decision = await self._admit(self._behind, request)
         except Refused as refused:
             decision = _refusal(request, refused, self._prefix)
+        except Exception:
+            log.exception("A request could not be decided about, and was refused.")
+            decision = error_json(Refused(500, "This service failed to decide about the request; its log says why."))
         if isinstance(decision, Response):
             await decision(scope, receive, send)
         else:

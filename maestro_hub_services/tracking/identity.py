@@ -18,7 +18,7 @@ import httpx
 from .answers import Refused
 from .fresh import Fresh, Unreachable
 
-TIMEOUT_SECONDS = 5.0
+TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ class Hub:
         if not token.isascii() or not token.isprintable():
             return None
         try:
-            answer = await self._client.get(
-                self._url, headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_SECONDS
-            )
+            answer = await self._client.get(self._url, headers={"Authorization": f"token {token}"}, timeout=TIMEOUT)
         except httpx.HTTPError as error:
             raise Unreachable(type(error).__name__) from None
         if answer.status_code in (401, 403, 404):

@@ -19,9 +19,8 @@ from maestro_core.workspaces import TrackingGrant, TrackingRequest, TrackingView
 
 from .answers import Refused
 from .fresh import Fresh, Unreachable
-from .identity import Identity
+from .identity import TIMEOUT, Identity
 
-TIMEOUT_SECONDS = 5.0
 log = logging.getLogger("maestro.tracking")
 
 
@@ -61,11 +60,14 @@ class WorkspacesService:
     async def _fetch(self, identity: Identity) -> Memberships:
         try:
             question = TrackingRequest(user=identity.user, servers=identity.servers).model_dump(mode="json")
-            answer = await self._client.post(self._url, json=question, headers=self._headers, timeout=TIMEOUT_SECONDS)
+        except ValueError:
+            return {}  # a name that no member can have
+        try:
+            answer = await self._client.post(self._url, json=question, headers=self._headers, timeout=TIMEOUT)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Unreachable(type(error).__name__) from None
-        if answer.status_code == 404:
+        if answer.status_code in (400, 404):
             return {}  # a user whom the service does not know has no workspace
         if answer.status_code != 200:
             log.error("The workspaces service answered %s to /authorize/tracking.", answer.status_code)

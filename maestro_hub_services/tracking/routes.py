@@ -522,6 +522,8 @@ class Table:
             method: the HTTP method.
             path: decoded path below the prefix, with a leading slash.
         """
+        if path.startswith("//"):
+            return None  # the router would drop the first slash
         try:
             (route, rule), values = self._adapter.match(path, method=method.upper())
         except HTTPException:

@@ -48,6 +48,7 @@ def serve(settings: Settings) -> int:
             access_log=False,  # a query string may hold a sign-in's code
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=75,  # longer than a client in front keeps an idle connection
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 
 from .answers import Refused, page, way_in
-from .identity import TIMEOUT_SECONDS, Hub
+from .identity import TIMEOUT, Hub
 from .session import Cookies, SignIn
 
 
@@ -96,7 +96,7 @@ class SignInPages:
             "code_verifier": verifier,
         }
         try:
-            answer = await self._client.post(self._oauth.token_url, data=form, timeout=TIMEOUT_SECONDS)
+            answer = await self._client.post(self._oauth.token_url, data=form, timeout=TIMEOUT)
             token = answer.json().get("access_token")
         except (httpx.HTTPError, ValueError, AttributeError):
             raise Refused(503, "The Hub does not answer; try again in a moment.") from None

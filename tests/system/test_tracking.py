@@ -76,17 +76,14 @@ def refusal(answer: httpx.Response, status: int) -> str:
     return str(answer.json()["message"])
 
 
-# --- Plain MLflow code -------------------------------------------------------------------------------------------------
+# --- Plain MLflow code -----------------------------------------------------------------------------------------------
 
 
-def test_a_tutorials_code_runs_unchanged(hub: TrackingHub, tmp_path: Path) -> None:
-    """The environment names server, token and workspace; the code is any tutorial's, model and artifacts included."""
-    script = tmp_path / "tutorial.py"
-    script.write_text(
-        """
-import mlflow, numpy as np, sys
+TUTORIAL = """
+import mlflow, os, sys
 from pathlib import Path
-mlflow.set_experiment("iris")
+if "iris" in sys.argv:
+    mlflow.set_experiment("iris")
 with mlflow.start_run() as run:
     mlflow.log_params({"depth": 3, "seed": 1})
     for step in range(3):
@@ -96,30 +93,53 @@ with mlflow.start_run() as run:
     class Twice(mlflow.pyfunc.PythonModel):
         def predict(self, context, model_input: list[float]) -> list[float]:
             return [2 * value for value in model_input]
-    mlflow.pyfunc.log_model(name="twice", python_model=Twice(), registered_model_name="twice", pip_requirements=[])
+    name = "twice" if "register" in sys.argv else None
+    logged = mlflow.pyfunc.log_model(
+        name="twice", python_model=Twice(), registered_model_name=name, pip_requirements=[]
+    )
 assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes.txt") == "what we saw"
-assert mlflow.pyfunc.load_model("models:/twice/1").predict([1.0, 2.0]) == [2.0, 4.0]
+assert mlflow.pyfunc.load_model("models:/twice/1" if name else logged.model_uri).predict([1.0, 2.0]) == [2.0, 4.0]
 print(run.info.run_id)
 """
-    )
+
+
+def run_tutorial(hub: TrackingHub, folder: Path, token: str, workspace: str, *arguments: str, **variables: str) -> str:
+    """MLflow's own client in a process of its own, with the environment that a notebook has; the run's id."""
+    script = folder / "tutorial.py"
+    script.write_text(TUTORIAL)
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
+        "HOME": str(folder),
         "USER": "somebody-else",
         "MLFLOW_TRACKING_URI": f"{hub.url}/services/mlflow",
-        "MLFLOW_TRACKING_TOKEN": hub.token("ed"),
-        "MLFLOW_WORKSPACE": "reef",
+        "MLFLOW_TRACKING_TOKEN": token,
+        "MLFLOW_WORKSPACE": workspace,
         "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150
-    )
+    } | variables
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
-    run_id = done.stdout.strip().splitlines()[-1]
-    run = hub.client("vera", "reef").get("runs/get", run_id=run_id).json()["run"]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_a_tutorials_code_runs_unchanged(hub: TrackingHub, vera: Client, tmp_path: Path) -> None:
+    """The environment names server, token and workspace; the code is any tutorial's, model and artifacts included."""
+    run_id = run_tutorial(hub, tmp_path, hub.token("ed"), "reef", "iris", "register")
+    run = vera.get("runs/get", run_id=run_id).json()["run"]
     assert run["info"]["user_id"] == "ed"
     assert {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["mlflow.user"] == "ed"
     assert {parameter["key"] for parameter in run["data"]["params"]} == {"depth", "seed"}
+
+
+def test_a_tutorials_code_runs_in_a_viewers_server_too(hub: TrackingHub, tmp_path: Path) -> None:
+    """Its runs go to ``from-reef`` in the viewer's personal workspace, which the environment names."""
+    mine = "u-vera-abc123"
+    hub.workspaces.people["vera"][mine] = {"role": "owner"}
+    grant = {"role": "editor", "experiment": "from-reef"}
+    hub.workspaces.servers["vera", "reef"] = {"reef": {"role": "viewer"}, mine: grant}
+    token = hub.token("vera", "reef")
+    run_id = run_tutorial(hub, tmp_path, token, mine, MLFLOW_EXPERIMENT_NAME="from-reef")
+    until(lambda: hub.client("vera", mine).get("runs/get", run_id=run_id).status_code == 200, "Vera sees her run", 10)
 
 
 def test_a_run_is_its_callers_whatever_the_client_says(ed: Client) -> None:
@@ -157,7 +177,7 @@ def test_a_token_must_be_made_for_mlflow_and_be_a_users(hub: TrackingHub) -> Non
     assert "service" in refusal(service.post("experiments/search", max_results=1), 403)
 
 
-# --- Roles -------------------------------------------------------------------------------------------------------------
+# --- Roles -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_viewer_reads_and_does_not_write(ed: Client, vera: Client) -> None:
@@ -221,7 +241,7 @@ def test_what_is_closed_says_why(olga: Client) -> None:
     assert "no such address" in refusal(olga.get("/api/2.0/mlflow/invented"), 404)
 
 
-# --- Workspaces --------------------------------------------------------------------------------------------------------
+# --- Workspaces ------------------------------------------------------------------------------------------------------
 
 
 def test_everybody_sees_their_own_workspaces_only(hub: TrackingHub, olga: Client, stranger: Client) -> None:
@@ -348,7 +368,7 @@ def test_spans_arrive_in_ones_own_workspace(ed: Client) -> None:
     assert answer.status_code == 200, answer.text
 
 
-# --- Places and sources ------------------------------------------------------------------------------------------------
+# --- Places and sources ----------------------------------------------------------------------------------------------
 
 
 def test_a_model_versions_source_lies_in_the_workspace(hub: TrackingHub, ed: Client) -> None:
@@ -418,7 +438,7 @@ def test_large_artifacts_are_streamed(hub: TrackingHub, ed: Client) -> None:
             self.left -= len(part)
             return part
 
-    body: Any = iter(lambda stream=Watched(): stream.read(), b"")
+    body: Any = iter(Watched().read, b"")
     answer = ed.put_artifact(run, "large.bin", body)
     assert answer.status_code == 200, answer.text
     info, received = run["info"], 0
@@ -431,7 +451,7 @@ def test_large_artifacts_are_streamed(hub: TrackingHub, ed: Client) -> None:
     assert peak[0] - before < 60, f"grew by {peak[0] - before:.0f} MB"
 
 
-# --- Notebook servers --------------------------------------------------------------------------------------------------
+# --- Notebook servers ------------------------------------------------------------------------------------------------
 
 
 def test_a_notebook_servers_token_acts_in_its_workspace_alone(hub: TrackingHub, olga: Client) -> None:
@@ -517,7 +537,7 @@ def test_a_viewers_server_reads_and_logs_to_one_experiment_of_its_person(hub: Tr
         assert answer.status_code in (400, 403, 404), f"{method} {path} {body}: {answer.status_code} {answer.text}"
 
 
-# --- Leaving, and a service that is away --------------------------------------------------------------------------------
+# --- Leaving, and a service that is away -----------------------------------------------------------------------------
 
 
 def test_a_removed_member_is_out_within_5_seconds(hub: TrackingHub) -> None:
@@ -560,7 +580,7 @@ def test_with_the_service_away_known_callers_go_on_and_unknown_ones_do_not(hub: 
     until(lambda: new.post("experiments/search", max_results=1).status_code == 200, "the service is back", 10)
 
 
-# --- Browsers ----------------------------------------------------------------------------------------------------------
+# --- Browsers --------------------------------------------------------------------------------------------------------
 
 
 def test_a_browser_signs_in_at_the_hub_and_comes_back(hub: TrackingHub) -> None:
@@ -630,7 +650,7 @@ def test_a_person_outside_gets_a_page_with_a_sentence(hub: TrackingHub) -> None:
     assert page.status_code == 400 and "Name one workspace" in page.text and "<html" in page.text
 
 
-# --- The process -------------------------------------------------------------------------------------------------------
+# --- The process -----------------------------------------------------------------------------------------------------
 
 
 def test_it_answers_at_once_is_small_and_ends_with_its_parent(tmp_path: Path) -> None:
