@@ -41,6 +41,8 @@ class LaunchRow:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     ended_reason: str | None = None
+    image: str | None = None
+    idle_minutes: int | None = None
 
 
 class LaunchRepository:

@@ -82,6 +82,9 @@ workspace = Table(
     Column("created_at", Moment, nullable=False),
     Column("archived_by", String(255)),
     Column("archived_at", Moment),
+    # bytes that its files take, as last measured; NULL: never measured
+    Column("storage_used", BigInteger),
+    Column("storage_measured_at", Moment),
     UniqueConstraint("personal_user", "personal_created"),
 )
 
@@ -123,6 +126,8 @@ launch = Table(
     Column("started_at", Moment),
     Column("ended_at", Moment),
     Column("ended_reason", String(200)),
+    Column("image", String(500)),  # container image; NULL: the deployment's own
+    Column("idle_minutes", Integer),  # after which it is culled; NULL: the deployment's own time
     # one server has one active launch
     Index(
         "uq_launch_active_server",
@@ -157,4 +162,49 @@ event = Table(
     Column("fields", JSON, nullable=False),
     Index("ix_event_workspace_id_id", "workspace_id", "id"),
     Index("ix_event_kind_id", "kind", "id"),
+)
+
+#: limits that admins set at runtime; a row wins over maestro.yaml's figure of the same level
+quota_override = Table(
+    "quota_override",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("level", String(16), nullable=False),  # a key of maestro_core.quota.LEVELS
+    Column("name", String(255), nullable=False, server_default=""),  # of the group, user or workspace
+    # creation stamp of the user or id of the workspace: one re-created under the name inherits nothing
+    Column("stamp", String(64), nullable=False, server_default=""),
+    Column("limit_name", String(40), nullable=False),
+    Column("value", Float, nullable=False),
+    Column("set_by", String(255), nullable=False),
+    Column("set_at", Moment, nullable=False),
+    UniqueConstraint("level", "name", "stamp", "limit_name"),
+)
+
+#: the Hub groups of a launch's user, as last known while it was active: what group pools count
+launch_group = Table(
+    "launch_group",
+    metadata,
+    Column("launch_id", _Id, ForeignKey("launch.id"), primary_key=True),
+    Column("group_name", String(255), primary_key=True),
+    Index("ix_launch_group_group_name", "group_name"),
+)
+
+#: what a launch held and how long: budgets are sums over these intervals. Seconds of the epoch, UTC, so that both
+#: databases can subtract; a step of the clock moves `began` of what is open, never what time was used.
+charge = Table(
+    "charge",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("launch_id", _Id, ForeignKey("launch.id"), nullable=False),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("user_created", String(64), nullable=False),
+    Column("cpu", Float, nullable=False),
+    Column("gpu", Integer, nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ended", Float),  # NULL: still held
+    Index("ix_charge_launch_id", "launch_id"),
+    Index("ix_charge_user_ended", "user", "ended"),
+    Index("ix_charge_workspace_id_ended", "workspace_id", "ended"),
+    Index("ix_charge_ended", "ended"),
 )

@@ -35,6 +35,8 @@ class WorkspaceRow:
     created_at: datetime
     archived_by: str | None
     archived_at: datetime | None
+    storage_used: int | None = None
+    storage_measured_at: datetime | None = None
 
     @property
     def open(self) -> bool:
