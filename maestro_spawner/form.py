@@ -25,7 +25,13 @@ def template_folders() -> list[str]:
     return [str(place) for place in places if (place / TEMPLATE).is_file()]
 
 
-def render(folders: Iterable[str], view: FormView, chosen: Mapping[str, Any], notice: str | None) -> str:
+def render(
+    folders: Iterable[str],
+    view: FormView,
+    chosen: Mapping[str, Any],
+    notice: str | None = None,
+    limits_note: str | None = None,
+) -> str:
     """The inner part of the Hub's spawn page, every value escaped.
 
     Args:
@@ -33,11 +39,13 @@ def render(folders: Iterable[str], view: FormView, chosen: Mapping[str, Any], no
         view: from the service.
         chosen: what fills it in.
         notice: a sentence above it, or None.
+        limits_note: a sentence beside the amounts where nothing enforces them, or None.
 
     Raises:
         jinja2.TemplateError: when the template is missing or broken.
     """
-    return _environment(tuple(folders)).get_template(TEMPLATE).render(form=view, chosen=dict(chosen), notice=notice)
+    template = _environment(tuple(folders)).get_template(TEMPLATE)
+    return template.render(form=view, chosen=dict(chosen), notice=notice, limits_note=limits_note)
 
 
 @lru_cache(maxsize=8)

@@ -351,6 +351,10 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         async for step in self.steps.follow():
             yield step
 
+    def limits_note(self) -> str | None:
+        """That amounts do not hold on this machine, where that is so."""
+        return limits.limits_problem()
+
     @property
     def _folder(self) -> Path:
         return Path(self.state_dir) / "run/launches" / self.launch_id

@@ -310,7 +310,12 @@ class MaestroMixin(_Spawner):
             view = await self._service().form(question)
         except MaestroError as error:
             view = form.refused(error)
-        return form.render(self.form_template_paths, view, chosen, notice)
+        note = await asyncio.to_thread(self.limits_note)
+        return form.render(self.form_template_paths, view, chosen, notice, note)
+
+    def limits_note(self) -> str | None:
+        """What the form says where amounts are shown but nothing enforces them; blocks shortly."""
+        return None
 
     def _filled_in(self) -> tuple[dict[str, Any], str | None]:
         """A link's query, else what was chosen last time."""

@@ -19,7 +19,7 @@ from kubespawner import KubeSpawner
 from traitlets.config import LoggingConfigurable
 
 from maestro_core.errors import MaestroError
-from maestro_spawner import service
+from maestro_spawner import limits, service
 from maestro_spawner.local import MaestroLocalSpawner
 from maestro_spawner.mixin import MaestroMixin, _submitted
 from maestro_spawner.refusals import OnlyShown, Refusal
@@ -288,6 +288,13 @@ async def test_the_form_keeps_what_was_chosen_last_time(url: str) -> None:
     html = await spawner.get_options_form()
     assert field(html, "cpu") == "0.5"
     assert field(html, "mlflow_experiment") == "trial"
+
+
+async def test_the_form_says_where_amounts_are_not_enforced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawner = make_spawner(url)
+    assert "not enforced" not in await spawner.get_options_form()
+    monkeypatch.setattr(TrialSpawner, "limits_note", lambda self: limits.NOT_ENFORCED)
+    assert "not enforced on this machine" in await spawner.get_options_form()
 
 
 async def test_a_link_fills_in_the_form_says_so_and_starts_nothing(stub: PlanServiceStub, url: str) -> None:
