@@ -160,13 +160,17 @@ def add_authenticator(c: Any, maestro: Installation) -> None:
 
 
 def add_proxy(c: Any, maestro: Installation) -> None:
-    """Route the API at the Hub's root, and MLflow where the Hub starts it; keep both through a crash of the proxy."""
+    """Route the API at the Hub's root, and MLflow where the Hub starts it; keep both through a crash of the proxy.
+
+    With subdomains the Hub would put services on a host of their own; ours are on the Hub's, as its pages link to them.
+    """
     base, routes = base_url(c), {}
-    host = urlsplit(str(c.JupyterHub.get("subdomain_host") or "")).hostname or ""
+    host = urlsplit(_subdomain_host(c)).hostname or ""
     if "workspaces" in maestro.services:
         routes[f"{host}{base}api/v1/jupyter/"] = maestro.origin("workspaces")
-    if maestro.managed("mlflow"):
-        routes[f"{host}{base}services/mlflow/"] = maestro.origin("mlflow")
+    for name in maestro.services:
+        if host or (name == "mlflow" and maestro.managed(name)):
+            routes[f"{host}{base}services/{name}/"] = maestro.origin(name)
     c.Proxy.extra_routes.update(routes)
     if "proxy_class" not in c.JupyterHub:
         c.JupyterHub.proxy_class = "maestro_hub_services.proxy.MaestroProxy"
@@ -194,6 +198,8 @@ def set_up_hub(c: Any, maestro: Installation) -> None:
     c.JupyterHub.hub_bind_url = f"http://{_bracketed(maestro.hub_host)}:{maestro.port('hub')}"
     if maestro.public_url:
         c.JupyterHub.public_url = maestro.people_url("/")
+    if maestro.subdomain_host:
+        c.JupyterHub.subdomain_host = maestro.subdomain_host
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{maestro.port('proxy')}"
     c.ConfigurableHTTPProxy.auth_token = maestro.key("proxy_token")
     c.ConfigurableHTTPProxy.pid_file = str(maestro.state / "run" / "proxy.pid")
@@ -249,16 +255,19 @@ def _service(c: Any, maestro: Installation, name: str, base: str) -> dict[str, A
         "oauth_no_confirm": True,
         "oauth_client_allowed_scopes": list(SESSION_SCOPES.get(name, ())),
     }
+    prefix = f"{base}services/{name}/"
+    callback = f"{_subdomain_host(c)}{prefix}oauth_callback"
+    if _subdomain_host(c):
+        service["oauth_redirect_uri"] = callback
     if not maestro.managed(name):
         return service | {"url": maestro.origin(name)}
     service["command"] = [sys.executable, "-P", "-m", SERVICES[name]]
     service["cwd"] = str(maestro.state)
     service["environment"] = _environment(c, maestro, name, base)
+    if name == "mlflow" or _subdomain_host(c):
+        service["environment"] |= {"JUPYTERHUB_SERVICE_PREFIX": prefix, "JUPYTERHUB_OAUTH_CALLBACK_URL": callback}
     if name != "mlflow":
         return service | {"url": maestro.origin(name), "timeout": 60}
-    prefix = f"{base}services/{name}/"
-    callback = f"{prefix}oauth_callback"
-    service["environment"] |= {"JUPYTERHUB_SERVICE_PREFIX": prefix, "JUPYTERHUB_OAUTH_CALLBACK_URL": callback}
     return service | {"oauth_client_id": f"service-{name}", "oauth_redirect_uri": callback}
 
 
@@ -276,6 +285,10 @@ def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[st
     }
 
 
+def _subdomain_host(c: Any) -> str:
+    return str(c.JupyterHub.get("subdomain_host") or "").rstrip("/")
+
+
 def _addresses(c: Any, maestro: Installation, base: str) -> dict[str, str]:
     """The addresses of the parts, the proxy's as this Hub has it (JupyterHub's default: port 8000, everywhere)."""
     bind = urlsplit(str(c.JupyterHub.get("bind_url") or ""))
@@ -285,9 +298,11 @@ def _addresses(c: Any, maestro: Installation, base: str) -> dict[str, str]:
         host=maestro.host if host in EVERYWHERE else host,
         ports={**maestro.ports, "public": bind.port or int(c.JupyterHub.get("port") or 8000)},
     )
+    if _subdomain_host(c) and not maestro.public_url:
+        there = replace(there, public_url=f"{_subdomain_host(c)}{base}")
     found = there.addresses(base)
-    if c.JupyterHub.get("ssl_cert") and maestro.managed("mlflow"):
-        if not maestro.public_url:
+    if maestro.managed("mlflow") and (c.JupyterHub.get("ssl_cert") or _subdomain_host(c)):  # then the name matters
+        if not there.public_url:
             raise SettingsError("This Hub serves TLS itself: name its address in Installation(public_url=...).")
         found["MAESTRO_MLFLOW_URL"] = f"{there.people_url(base)}services/mlflow"
     return found

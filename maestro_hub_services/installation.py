@@ -71,6 +71,7 @@ class Installation:
         policy: ``maestro.yaml``.
         provider: ``local`` or ``kubernetes``.
         public_url: the Hub's address for people, when it is another than this machine's own (behind TLS, say).
+        subdomain_host: with it each user has a subdomain of this address (``https://hub.example.com``).
         host: address that the public port listens on; with pods elsewhere the Hub's own port too.
         ports: by the names of :data:`PORTS`; missing ones have their default.
         services: which services are part of it.
@@ -82,6 +83,7 @@ class Installation:
     policy: Path
     provider: Provider = "local"
     public_url: str = ""
+    subdomain_host: str = ""
     host: str = "127.0.0.1"
     ports: Mapping[str, int] = field(default_factory=dict)
     services: tuple[str, ...] = tuple(SERVICES)
@@ -99,9 +101,9 @@ class Installation:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Installation:
-        """Read ``MAESTRO_STATE``, ``MAESTRO_POLICY``, ``MAESTRO_PROVIDER``, ``MAESTRO_PUBLIC_URL``, ``MAESTRO_HOST``,
-        the ports' variables, ``MAESTRO_SERVICES`` (names with commas), ``MAESTRO_EXTERNAL`` (a JSON object) and
-        ``MAESTRO_ALLOW_UNISOLATED``; everything has a default.
+        """Read ``MAESTRO_STATE``, ``MAESTRO_POLICY``, ``MAESTRO_PROVIDER``, ``MAESTRO_PUBLIC_URL``,
+        ``MAESTRO_SUBDOMAIN_HOST``, ``MAESTRO_HOST``, the ports' variables, ``MAESTRO_SERVICES`` (names with commas),
+        ``MAESTRO_EXTERNAL`` (a JSON object) and ``MAESTRO_ALLOW_UNISOLATED``; everything has a default.
 
         Raises:
             SettingsError: for a value that cannot be read.
@@ -114,6 +116,7 @@ class Installation:
             policy=Path(policy),
             provider=values.get("MAESTRO_PROVIDER") or "local",  # type: ignore[arg-type]  # checked above
             public_url=values.get("MAESTRO_PUBLIC_URL", ""),
+            subdomain_host=values.get("MAESTRO_SUBDOMAIN_HOST", "").rstrip("/"),
             host=values.get("MAESTRO_HOST") or "127.0.0.1",
             ports={name: _port(values, port) for name, port in PORTS.items()},
             services=tuple(name for name in named if name),
@@ -132,6 +135,7 @@ class Installation:
             "MAESTRO_POLICY": str(self.policy),
             "MAESTRO_PROVIDER": self.provider,
             "MAESTRO_PUBLIC_URL": self.public_url,
+            "MAESTRO_SUBDOMAIN_HOST": self.subdomain_host,
             "MAESTRO_HOST": self.host,
             "MAESTRO_SERVICES": ",".join(self.services),
             "MAESTRO_EXTERNAL": json.dumps(dict(self.external)),
@@ -186,7 +190,9 @@ class Installation:
 
     def people_url(self, base_url: str) -> str:
         """The address to give to people, with a slash at the end."""
-        return self.public_url.rstrip("/") + "/" if self.public_url else self.local_url(base_url)
+        if self.public_url:
+            return self.public_url.rstrip("/") + "/"
+        return f"{self.subdomain_host}{base_url}" if self.subdomain_host else self.local_url(base_url)
 
     def addresses(self, base_url: str) -> dict[str, str]:
         """The ``MAESTRO_*_URL`` variables of services and spawner."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..compose import isolation_problem, proxy_command
 from ..installation import PORTS, ROOT, Installation, data_path
@@ -131,6 +132,8 @@ class _Run:
         if maestro.provider != "local":
             return []
         problem = isolation_problem()
+        if problem is None and maestro.subdomain_host:
+            return []
         if problem is None:
             return [SHARED_ORIGIN] if maestro.host in LOOPBACK else [SHARED_ORIGIN, OPEN_WITHOUT_TLS]
         if self._demo:
@@ -193,7 +196,8 @@ class _Run:
             self._keep_record(hub)
             return hub.poll() is None and not self._stop.is_set()
 
-        silent = wait_ready(endpoints(self._maestro), READY_SECONDS, going)
+        host = urlsplit(self._maestro.subdomain_host).netloc
+        silent = wait_ready(endpoints(self._maestro), READY_SECONDS, going, host)
         if silent and going():
             say(f"Still not answering: {', '.join(silent)}; see {self._log()}.")
         return hub.poll() is None

@@ -31,12 +31,13 @@ def endpoints(maestro: Installation) -> dict[str, str]:
     }
 
 
-def wait_ready(addresses: dict[str, str], seconds: float, going: Callable[[], bool]) -> list[str]:
+def wait_ready(addresses: dict[str, str], seconds: float, going: Callable[[], bool], host: str = "") -> list[str]:
     """Ask each address until it answers.
 
     Args:
         addresses: name -> URL.
         seconds: how long to wait altogether.
+        host: the name to ask for, where the proxy routes by names.
         going: False ends the waiting (the Hub ended, somebody pressed Ctrl-C).
 
     Returns:
@@ -44,7 +45,8 @@ def wait_ready(addresses: dict[str, str], seconds: float, going: Callable[[], bo
     """
     left = dict(addresses)
     limit = time.monotonic() + seconds
-    with httpx.Client(timeout=5.0, trust_env=False) as client:
+    headers = {"Host": host} if host else {}
+    with httpx.Client(timeout=5.0, trust_env=False, headers=headers) as client:
         while left and going() and time.monotonic() < limit:
             name, url = next(iter(left.items()))  # one after another: the Hub first, without which there are no routes
             if _answers(client, url):

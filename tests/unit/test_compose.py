@@ -242,11 +242,22 @@ def test_a_hub_with_tls_of_its_own_names_its_address(maestro: Installation) -> N
     assert given["MAESTRO_MLFLOW_URL"] == "https://hub.example.com/services/mlflow"
 
 
-def test_with_subdomains_the_routes_name_the_hubs_host(maestro: Installation) -> None:
+def test_with_subdomains_maestro_stays_on_the_hubs_host(maestro: Installation) -> None:
+    """The Hub would give services a host of their own, where no link of its pages leads."""
     c = Config()
     c.JupyterHub.subdomain_host = "https://hub.example.com"
-    routes = in_force(composed(maestro, c), "Proxy", "extra_routes", {})
-    assert set(routes) == {"hub.example.com/api/v1/jupyter/", "hub.example.com/services/mlflow/"}
+    c = composed(maestro, c)
+    assert set(in_force(c, "Proxy", "extra_routes", {})) == {
+        "hub.example.com/api/v1/jupyter/",
+        *(f"hub.example.com/services/{name}/" for name in SERVICES),
+    }
+    for name in SERVICES:
+        callback = f"https://hub.example.com/services/{name}/oauth_callback"
+        assert services(c)[name]["oauth_redirect_uri"] == callback
+        assert services(c)[name]["environment"]["JUPYTERHUB_OAUTH_CALLBACK_URL"] == callback
+    given = services(c)["workspaces"]["environment"]
+    assert given["MAESTRO_MLFLOW_URL"] == "https://hub.example.com/services/mlflow"
+    assert given["MAESTRO_PUBLIC_URL"] == "https://hub.example.com/"
 
 
 def test_what_an_existing_hub_says_is_added_to_not_replaced(maestro: Installation) -> None:
