@@ -46,17 +46,18 @@ def cli_page() -> str:
         "`maestro` and `python -m notebooks.cli` are the same. Every refusal is one sentence on standard error,\n"
     )
     parts.append("with the exit code of its row in [Errors](errors.md).\n")
-    for names, command in _commands(["maestro"], cli):
-        context = click.Context(command, info_name=" ".join(names), max_content_width=100, terminal_width=100)
-        parts.append(f"\n## {' '.join(names)}\n\n```text\n{command.get_help(context)}\n```\n")
+    for context in _contexts(cli, "maestro"):
+        parts.append(f"\n## {context.command_path}\n\n```text\n{context.get_help()}\n```\n")
     return "".join(parts)
 
 
-def _commands(names: list[str], command: click.Command) -> Iterable[tuple[list[str], click.Command]]:
-    yield names, command
+def _contexts(command: click.Command, name: str, parent: click.Context | None = None) -> Iterable[click.Context]:
+    settings = {**command.context_settings, "terminal_width": 100}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    yield context
     if isinstance(command, click.Group):
-        for name, child in sorted(command.commands.items()):
-            yield from _commands([*names, name], child)
+        for child, subcommand in sorted(command.commands.items()):
+            yield from _contexts(subcommand, child, context)
 
 
 def errors_page() -> str:
