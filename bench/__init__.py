@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run, written to ``bench/results``. ``python -m bench`` runs them all."""
