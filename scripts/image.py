@@ -32,13 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build an image once for each content, and print its name.")
     parser.add_argument("image", choices=sorted(path.parent.name for path in ROOT.glob("images/*/Dockerfile")))
     parser.add_argument("--base", default="python:3.11-slim", help="what it is built on (default %(default)s)")
+    parser.add_argument("--built", metavar="NAME", help="do not build; take this one, whatever the sources are by now")
     parser.add_argument("--archive", type=Path, help="also write the image to this file (docker-archive)")
     parser.add_argument("--builder", choices=BUILDERS, default=next(filter(shutil.which, BUILDERS), None))
     options = parser.parse_args()
     if options.builder is None:
         sys.exit("No program builds images here; install one of buildah, podman or docker.")
     try:
-        name = build(options.builder, options.image, options.base)
+        name = options.built or build(options.builder, options.image, options.base)
         if options.archive:
             save(options.builder, name, options.archive)
     except subprocess.CalledProcessError as error:

@@ -13,10 +13,14 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tests.system.house import Maestro, Person
+
 ROOT = Path(__file__).resolve().parents[2]
 #: the tests' own cluster, where it lies beside the checkout: a base image, and a way to load images
 KUBE = ROOT.parent / "shared" / "kube"
 RBAC = Path(__file__).with_name("rbac.yaml")
+#: selects notebook servers
+PODS = "component=singleuser-server"
 POLL_SECONDS = 0.2
 
 T = TypeVar("T")
@@ -102,7 +106,12 @@ def fill_claim(cluster: Cluster, name: str, image: str, file: str, content: str)
         },
     }
     cluster.apply(claim, pod)
-    cluster.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}-writer", "--timeout=90s", timeout=120)
+    try:
+        cluster.run(
+            "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}-writer", "--timeout=90s", timeout=120
+        )
+    except AssertionError as error:
+        raise AssertionError(cluster.run("describe", "pod", f"{name}-writer")) from error
     cluster.run("delete", "pod", f"{name}-writer")
 
 
@@ -117,23 +126,23 @@ def node_has_image(cluster: Cluster, image: str) -> bool:
     return any(image in entry.get("names", ()) for node in nodes for entry in node["status"].get("images", ()))
 
 
-def build_image(cluster: Cluster, folder: Path) -> str:
-    """The image of notebook servers on the cluster's node, built and loaded only when its content changed.
+def build_image(cluster: Cluster, folder: Path, image: str) -> str:
+    """An image of ``images/`` on the cluster's node, built and loaded only when its content changed; its name.
 
-    ``MAESTRO_TEST_IMAGE`` names one that the cluster has already.
+    ``MAESTRO_TEST_SINGLEUSER_IMAGE``, ``MAESTRO_TEST_HUB_IMAGE`` name what the cluster has already.
     """
-    if given := os.environ.get("MAESTRO_TEST_IMAGE"):
+    if given := os.environ.get(f"MAESTRO_TEST_{image.upper()}_IMAGE"):
         return given
-    assert KUBE.is_dir(), "no ../shared/kube to load an image with: name one that the cluster has as MAESTRO_TEST_IMAGE"
+    assert KUBE.is_dir(), f"no {KUBE} to load an image with: name one that the cluster has (see build_image)"
     base = _output(KUBE / "base-image", timeout=400)
-    script = [sys.executable, ROOT / "scripts/image.py", "singleuser", "--base", base]
-    image = _output(*script, timeout=600)
-    if not node_has_image(cluster, image):
-        archive = folder / "singleuser.tar"
-        _output(*script, "--archive", archive, timeout=300)
+    script = [sys.executable, ROOT / "scripts/image.py", image]
+    name = _output(*script, "--base", base, timeout=600)
+    if not node_has_image(cluster, name):
+        archive = folder / f"{image}.tar"
+        _output(*script, "--built", name, "--archive", archive, timeout=300)
         _output(KUBE / "image", archive, timeout=300)
         archive.unlink()
-    return image
+    return name
 
 
 def _output(*command: str | Path, timeout: float) -> str:
@@ -165,3 +174,23 @@ def service_account_kubeconfig(cluster: Cluster, folder: Path) -> Path:
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def cli(maestro: Maestro, person: Person, *arguments: str, home: Path) -> dict[str, Any]:
+    """What the CLI prints as JSON, run by a person with a token of theirs.
+
+    Raises:
+        AssertionError: it failed; with what it said.
+    """
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "MAESTRO_URL": maestro.url,
+        "MAESTRO_TOKEN": person.token(),
+        "XDG_CONFIG_HOME": str(home),
+    }
+    program = [sys.executable, "-m", "notebooks.cli", *arguments, "--json"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stderr}\n{maestro.log()[-3000:]}"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

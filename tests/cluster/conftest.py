@@ -4,7 +4,7 @@
 ``cluster``               the admin's kubectl on a namespace of this session, removed at the end
 ``maestro_kubeconfig``    a kubeconfig with the rights of ``rbac.yaml`` alone: what the Hub gets
 ``address``               this machine as pods reach it (``MAESTRO_TEST_ADDRESS``, else the node's address)
-``singleuser_image``      ``images/singleuser`` on the node (``MAESTRO_TEST_IMAGE`` names a ready one)
+``singleuser_image``      ``images/singleuser`` on the node (``MAESTRO_TEST_SINGLEUSER_IMAGE`` names a ready one)
 ``dataset``               the name of a dataset: a claim that holds ``flowers.csv``
 ``maestro``               a Hub on this machine that starts pods there (``tests/system/house.py``)
 ========================  ================================================================================
@@ -64,7 +64,7 @@ def address(cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def singleuser_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The image of notebook servers, on the cluster's node."""
-    return build_image(cluster, tmp_path_factory.mktemp("image"))
+    return build_image(cluster, tmp_path_factory.mktemp("image"), "singleuser")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def maestro(
         "MAESTRO_POLICY": str(folder / "maestro.yaml"),
         "MAESTRO_NAMESPACE": cluster.namespace,
         "MAESTRO_STORAGE_SIZE": "100Mi",
-        "MAESTRO_TEST_IMAGE": singleuser_image,
+        "MAESTRO_SINGLEUSER_IMAGE": singleuser_image,
         "KUBECONFIG": str(maestro_kubeconfig),
     }
     run = Run(folder / "state", "--config", str(HERE / "hub_config.py"), environment=environment)

@@ -8,5 +8,5 @@ c = get_config()
 load_subconfig(str(data_path("jupyterhub_config.py")))
 
 c.KubeSpawner.namespace = os.environ["MAESTRO_NAMESPACE"]
-c.KubeSpawner.image = os.environ["MAESTRO_TEST_IMAGE"]
+c.KubeSpawner.image = os.environ["MAESTRO_SINGLEUSER_IMAGE"]
 c.KubeSpawner.image_pull_policy = "IfNotPresent"

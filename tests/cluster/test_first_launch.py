@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster.cluster import ROOT, Cluster, until
+from tests.cluster.cluster import PODS, Cluster, cli, until
 from tests.system.house import Maestro, Person
 from tests.system.singleuser import NotebookServer
 
 USER, WORKSPACE = "ann@example.com", "churn"
-PODS = "component=singleuser-server"
-
-
-def cli(maestro: Maestro, person: Person, *arguments: str, home: Path) -> dict[str, Any]:
-    """What the CLI prints as JSON, run by a person with a token of theirs.
-
-    Raises:
-        AssertionError: it failed; with what it said.
-    """
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "MAESTRO_URL": maestro.url,
-        "MAESTRO_TOKEN": person.token(),
-        "XDG_CONFIG_HOME": str(home),
-    }
-    program = [sys.executable, "-m", "notebooks.cli", *arguments, "--json"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{done.stderr}\n{maestro.log()[-3000:]}"
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 @pytest.fixture(scope="module")
