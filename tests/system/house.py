@@ -120,7 +120,8 @@ class Person:
         self.url = url
         self.name = name
         self.password = password or secrets.token_urlsafe(12)
-        self.browser = httpx.Client(base_url=url, follow_redirects=True, timeout=30.0)
+        accept = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        self.browser = httpx.Client(base_url=url, follow_redirects=True, timeout=30.0, headers=accept)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """Open a page."""
@@ -153,7 +154,7 @@ class Person:
 
     def xsrf(self) -> str:
         """The token of the Hub's pages; a service's pages have another."""
-        return self.browser.cookies.get("_xsrf", path="/hub/") or ""
+        return self.browser.cookies.get("_xsrf", path=f"{httpx.URL(self.url).path}hub/") or ""
 
     def hub(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Call the Hub's API with the browser's cookie, as the Hub's own pages do."""
