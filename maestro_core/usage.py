@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-#: seconds between two samples, and between two heartbeats
-SAMPLE_SECONDS, HEARTBEAT_SECONDS = 15, 30
+#: seconds between two heartbeats, unless the launch's environment says otherwise (MAESTRO_HEARTBEAT_SECONDS)
+HEARTBEAT_SECONDS = 30
 
 NoticeKind = Literal["role", "cull", "stop", "storage", "memory", "info"]
 NoticeLevel = Literal["info", "warning", "error"]

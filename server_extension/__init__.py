@@ -27,3 +27,9 @@ def _load_jupyter_server_extension(server: Any) -> None:
     from .extension import load
 
     load(server, os.environ)
+
+
+async def _start_jupyter_server_extension(server: Any) -> None:
+    """Called by Jupyter Server when it runs."""
+    if life := server.web_app.settings.get("maestro_life"):
+        await life.start()

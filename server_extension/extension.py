@@ -8,7 +8,8 @@ from typing import Any
 
 from jupyter_server.utils import url_path_join
 
-from . import kernels
+from . import kernels, routes
+from .life import Life
 from .templates import find_template, place_template
 
 
@@ -19,7 +20,9 @@ def load(server: Any, environ: Mapping[str, str]) -> None:
         server: the ``jupyter_server.serverapp.ServerApp``.
     """
     base = server.web_app.settings["base_url"]
+    life = server.web_app.settings["maestro_life"] = Life(server, environ)
     server.web_app.add_handlers(".*$", [(url_path_join(base, kernels.PATH), kernels.KernelHandler)])
+    server.web_app.add_handlers(".*$", routes.rules(base, life))
     if name := environ.get("MAESTRO_TEMPLATE"):
         _bring_template(name, Path(server.root_dir), server.log)
 

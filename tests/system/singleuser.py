@@ -24,9 +24,18 @@ from typing import Any
 
 import aiohttp
 import httpx
+import pytest
+
+from maestro_core import sandbox
+from maestro_core.launches import ENVIRONMENT_DIR, HOME_DIR, WORKSPACE_DIR, LaunchPlan, Mount, PlanWorkspace
+from maestro_core.resources import Resources
+from maestro_core.roles import Role
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "token-of-the-notebook-server"
+EXPERIMENT = "demo"
+#: for tests in which nobody logs a run
+NO_TRACKING = "http://127.0.0.1:9/services/mlflow"
 LIMIT = 60.0  # seconds that anything here may take
 
 
@@ -94,6 +103,58 @@ def hub_answers(user: str, server: str) -> Iterator[str]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+class ServiceAnswers:
+    """What the workspaces service answers a notebook server; a test reads what it was told and says what it answers.
+
+    Attributes:
+        url: for MAESTRO_SERVICE_URL.
+        beats: the heartbeats so far; keeps: how often "Keep it running" was pressed.
+        notices: what it answers; status: of its answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.beats: list[dict[str, Any]] = []
+        self.keeps = 0
+        self.notices: list[dict[str, Any]] = []
+        self.status = 200
+
+
+@contextmanager
+def service_answers(launch_id: str = "l-1") -> Iterator[ServiceAnswers]:
+    """The two routes of the service that a notebook server asks."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            known = self.headers.get("Authorization") == f"token {TOKEN}"
+            status = service.status if known else 401
+            if status == 200 and self.path == f"/api/launches/{launch_id}/heartbeat":
+                service.beats.append(body)
+            elif status == 200 and self.path == f"/api/launches/{launch_id}/keep":
+                service.keeps += 1
+                service.notices = [notice for notice in service.notices if notice.get("action") != "keep"]
+            elif status == 200:
+                status = 404
+            data = json.dumps({"notices": service.notices} if status == 200 else {}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    service = ServiceAnswers(f"http://127.0.0.1:{server.server_port}/api")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def hub_variables(hub_api: str, port: int, user: str = "ann", server: str = "demo") -> dict[str, str]:
@@ -270,3 +331,93 @@ def has_bubblewrap() -> bool:
     """Whether sandboxes can be made here."""
     probe = ["bwrap", "--unshare-user", "--uid", "1000", "--ro-bind", "/", "/", "true"]
     return bool(shutil.which("bwrap")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@dataclass
+class Opened:
+    """A launch that runs.
+
+    Attributes:
+        workspace, home, env: the folders outside of what is /workspace, the home and the environment inside.
+    """
+
+    server: NotebookServer
+    workspace: Path
+    home: Path
+    env: Path
+
+
+@contextmanager
+def opened(
+    folder: Path,
+    tracking_uri: str = NO_TRACKING,
+    role: Role = Role.EDITOR,
+    program: Sequence[str] = (),
+    more_options: Sequence[str] = (),
+    **variables: str,
+) -> Iterator[Opened]:
+    """Start a server as the local spawner does: the plan's sandbox around the plan's environment.
+
+    Args:
+        program: what runs inside in front of maestro-singleuser; more_options: of bubblewrap, after the plan's.
+    """
+    places = {name: folder / name for name in ("workspace", "home", "env", "etc", "system")}
+    for place in places.values():
+        place.mkdir(parents=True, exist_ok=True)
+    for name, text in sandbox.system_files().items():
+        (places["system"] / name).write_text(text)
+    plan = LaunchPlan(
+        launch_id="l-1",
+        user="ann",
+        server_name="demo",
+        workspace=PlanWorkspace(workspace_id="w-1", name="demo", gid=5000),
+        role=role,
+        profile="small",
+        resources=Resources(cpu=1, memory="1Gi"),
+        mounts=(
+            Mount(name="workspace", kind="directory", source=str(places["workspace"]), target=WORKSPACE_DIR),
+            Mount(name="home", kind="directory", source=str(places["home"]), target=HOME_DIR),
+        ),
+    )
+    port = free_port()
+    with hub_answers("ann", "demo") as hub_api:
+        given = hub_variables(hub_api, port) | launch_variables(tracking_uri)
+        given |= {"MAESTRO_ROLE": role.value} | variables
+        environ = sandbox.server_environment(given, str(prefix()))
+        binds = sandbox.launch_binds(plan, str(folder), runtime_paths())
+        command, fds = in_sandbox((*sandbox.bwrap_options(binds, environ), *more_options), program)
+        url = f"http://127.0.0.1:{port}/user/ann/demo/"
+        with running(command, sandbox.HELPER_ENVIRONMENT, url, folder / "log", fds) as server:
+            yield Opened(server, places["workspace"], places["home"], places["env"])
+
+
+def launch_variables(tracking_uri: str) -> dict[str, str]:
+    """What a plan's environment holds."""
+    return {
+        "MAESTRO_LAUNCH_ID": "l-1",
+        "MAESTRO_WORKSPACE": "demo",
+        "MAESTRO_WORKSPACE_DIR": WORKSPACE_DIR,
+        "MAESTRO_ENV": ENVIRONMENT_DIR,
+        "MAESTRO_USER": "ann",
+        "MAESTRO_PUBLIC_PREFIX": "/",
+        "MAESTRO_EXPERIMENT": EXPERIMENT,
+        "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_TRACKING_AUTH": "maestro",
+        "MLFLOW_WORKSPACE": "demo",
+    }
+
+
+def runtime_paths() -> list[str]:
+    """The single-user environment and the Python behind it."""
+    return [str(prefix()), str((prefix() / "bin/python").resolve().parents[1])]
+
+
+def in_sandbox(options: tuple[str, ...], program: Sequence[str] = ()) -> tuple[list[str], list[int]]:
+    """The command line of maestro-singleuser in bubblewrap, and the descriptor with bubblewrap's options."""
+    if not has_bubblewrap():
+        pytest.skip("bubblewrap makes no sandboxes here")
+    fd = os.memfd_create("options")
+    os.write(fd, sandbox.encode_options(options))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return sandbox.bwrap_command([*program, str(prefix() / "bin/maestro-singleuser")], fd), [fd]

@@ -10,8 +10,6 @@ import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -20,17 +18,17 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from maestro_core import sandbox
-from maestro_core.launches import ENVIRONMENT_DIR, HOME_DIR, WORKSPACE_DIR, LaunchPlan, Mount, PlanWorkspace
-from maestro_core.resources import Resources
+from maestro_core.launches import ENVIRONMENT_DIR, WORKSPACE_DIR
 from maestro_core.roles import Role
 from tests.system.singleuser import (
+    EXPERIMENT,
     ROOT,
-    NotebookServer,
+    Opened,
     free_port,
-    has_bubblewrap,
     hub_answers,
     hub_variables,
+    launch_variables,
+    opened,
     prefix,
     running,
     until,
@@ -42,7 +40,6 @@ pytestmark = [
     pytest.mark.skipif(not (prefix() / "bin/maestro-singleuser").is_file(), reason="no single-user environment here"),
 ]
 PREFIX = "/services/mlflow"
-EXPERIMENT = "demo"
 #: the folder of the single-user environment's Python version
 PYTHON = next((prefix() / "lib").glob("python3.*"), prefix()).name
 
@@ -80,84 +77,6 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
-
-
-@dataclass
-class Opened:
-    """A launch that runs.
-
-    Attributes:
-        workspace, home, env: the folders outside of what is /workspace, the home and the environment inside.
-    """
-
-    server: NotebookServer
-    workspace: Path
-    home: Path
-    env: Path
-
-
-@contextmanager
-def opened(folder: Path, tracking_uri: str, role: Role = Role.EDITOR, **variables: str) -> Iterator[Opened]:
-    """Start a server as the local spawner does: the plan's sandbox around the plan's environment."""
-    places = {name: folder / name for name in ("workspace", "home", "env", "etc", "system")}
-    for place in places.values():
-        place.mkdir(parents=True, exist_ok=True)
-    for name, text in sandbox.system_files().items():
-        (places["system"] / name).write_text(text)
-    plan = LaunchPlan(
-        launch_id="l-1",
-        user="ann",
-        server_name="demo",
-        workspace=PlanWorkspace(workspace_id="w-1", name="demo", gid=5000),
-        role=role,
-        profile="small",
-        resources=Resources(cpu=1, memory="1Gi"),
-        mounts=(
-            Mount(name="workspace", kind="directory", source=str(places["workspace"]), target=WORKSPACE_DIR),
-            Mount(name="home", kind="directory", source=str(places["home"]), target=HOME_DIR),
-        ),
-    )
-    port = free_port()
-    with hub_answers("ann", "demo") as hub_api:
-        given = hub_variables(hub_api, port) | launch_variables(tracking_uri) | variables
-        environ = sandbox.server_environment(given, str(prefix()))
-        binds = sandbox.launch_binds(plan, str(folder), runtime_paths())
-        command, fds = in_sandbox(sandbox.bwrap_options(binds, environ))
-        url = f"http://127.0.0.1:{port}/user/ann/demo/"
-        with running(command, sandbox.HELPER_ENVIRONMENT, url, folder / "log", fds) as server:
-            yield Opened(server, places["workspace"], places["home"], places["env"])
-
-
-def launch_variables(tracking_uri: str) -> dict[str, str]:
-    """What a plan's environment holds."""
-    return {
-        "MAESTRO_LAUNCH_ID": "l-1",
-        "MAESTRO_WORKSPACE": "demo",
-        "MAESTRO_WORKSPACE_DIR": WORKSPACE_DIR,
-        "MAESTRO_ENV": ENVIRONMENT_DIR,
-        "MAESTRO_USER": "ann",
-        "MAESTRO_PUBLIC_PREFIX": "/",
-        "MAESTRO_EXPERIMENT": EXPERIMENT,
-        "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
-        "MLFLOW_TRACKING_URI": tracking_uri,
-        "MLFLOW_TRACKING_AUTH": "maestro",
-        "MLFLOW_WORKSPACE": "demo",
-    }
-
-
-def runtime_paths() -> list[str]:
-    """The single-user environment and the Python behind it."""
-    return [str(prefix()), str((prefix() / "bin/python").resolve().parents[1])]
-
-
-def in_sandbox(options: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    """The command line of maestro-singleuser in bubblewrap, and the descriptor with bubblewrap's options."""
-    if not has_bubblewrap():
-        pytest.skip("bubblewrap makes no sandboxes here")
-    fd = os.memfd_create("options")
-    os.write(fd, sandbox.encode_options(options))
-    os.lseek(fd, 0, os.SEEK_SET)
-    return sandbox.bwrap_command([str(prefix() / "bin/maestro-singleuser")], fd), [fd]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,126 @@
+"""What runs beside the notebook server: samples, heartbeats, notices.
+
+It begins when the server has come up and imports its models then, in a thread: pydantic takes a tenth of a second that
+nobody should wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .service import NotAnswered, Service
+from .storage import Storage
+from .usage.sampler import Sample, Sampler
+
+if TYPE_CHECKING:
+    from .board import Board
+    from .heartbeat import Pulse
+
+#: the event that tells open windows to ask for notices (jupyter_events; the address is a name, nobody opens it)
+EVENT = "https://schemas.maestro.invalid/notices/v1"
+EVENT_SCHEMA = {
+    "$id": EVENT,
+    "version": "1",
+    "title": "Maestro's notices have changed",
+    "description": "Ask /maestro/notices what they are.",
+    "personal-data": False,
+    "type": "object",
+    "properties": {},
+}
+HEARTBEAT_SECONDS = 30.0
+#: packages that are imported by the first part that runs
+_SLOW_IMPORTS = ("server_extension.board", "server_extension.heartbeat", "server_extension.meter")
+
+
+def heartbeat_seconds(environ: Mapping[str, str]) -> float:
+    """Seconds between heartbeats: MAESTRO_HEARTBEAT_SECONDS where it is a number from 1 to 300, else 30."""
+    try:
+        seconds = float(environ.get("MAESTRO_HEARTBEAT_SECONDS", ""))
+    except ValueError:
+        return HEARTBEAT_SECONDS
+    return seconds if 1 <= seconds <= 300 else HEARTBEAT_SECONDS
+
+
+class Life:
+    """Everything that this extension does besides answering.
+
+    Args:
+        server: the ``jupyter_server.serverapp.ServerApp``.
+        environ: the server's environment.
+    """
+
+    def __init__(self, server: Any, environ: Mapping[str, str]) -> None:
+        self._server = server
+        self._environ = environ
+        self._sampler = Sampler()
+        self._seconds = heartbeat_seconds(environ)
+        self._storage = Storage(Path(environ.get("MAESTRO_WORKSPACE_DIR") or server.root_dir), self._seconds)
+        self._board: Board | None = None
+        self._pulse: Pulse | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        server.event_logger.register_event_schema(EVENT_SCHEMA)
+
+    async def start(self) -> None:
+        """Called when the server is up."""
+        self._spawn(self._begin())
+
+    def notices(self) -> list[dict[str, Any]]:
+        """What the user is to be told now, as JSON."""
+        return [notice.model_dump(mode="json") for notice in self._board.shown()] if self._board else []
+
+    def dismiss(self, notice_id: str) -> None:
+        """The user has read a notice."""
+        if self._board is not None:
+            self._board.dismiss(notice_id)
+
+    async def keep(self) -> None:
+        """Ask the service to keep this server running.
+
+        Raises:
+            NotAnswered: it does not answer, refuses, or there is none.
+        """
+        if self._pulse is None:
+            raise NotAnswered("keep: no service")
+        await self._pulse.keep()
+
+    async def _begin(self) -> None:
+        for name in _SLOW_IMPORTS:
+            await asyncio.to_thread(importlib.import_module, name)
+        from .board import Board
+        from .heartbeat import Pulse
+        from .meter import Meter
+
+        self._board = Board(changed=self._tell_windows)
+        meter = Meter(
+            self._server,
+            self._environ,
+            self._sampler,
+            seen=self._seen,
+            workspace_bytes=lambda: self._storage.workspace_bytes,
+            seconds=self._seconds / 2,
+        )
+        self._spawn(meter.run())
+        self._spawn(self._storage.run())
+        if service := Service.of(self._environ):
+            self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
+            self._spawn(self._pulse.run())
+
+    def _seen(self, sample: Sample) -> None:
+        pass
+
+    def _tell_windows(self) -> None:
+        self._server.event_logger.emit(schema_id=EVENT, data={})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._server.log.error("Maestro: a part of the notebook server's extension ended", exc_info=error)

@@ -1,0 +1,89 @@
+"""What JupyterLab asks this server about notices.
+
+A request here is signed in as all of Jupyter's are: by token, or by cookie with the XSRF token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+
+from .life import Life
+from .service import NotAnswered
+
+NOTICES = r"/maestro/notices"
+NOTICE = r"/maestro/notices/(?P<notice_id>[^/]{1,300})"
+KEEP = r"/maestro/keep"
+NOT_KEPT = "Maestro does not answer, so the server is not kept yet; press the button again in a moment."
+
+
+class _Handler(APIHandler):
+    """A handler with what the server's extension does.
+
+    Args:
+        life: of this server.
+    """
+
+    auth_resource = "maestro"
+
+    def initialize(self, life: Life, **rest: Any) -> None:
+        """Called by tornado."""
+        super().initialize(**rest)
+        self.life = life
+
+
+class NoticesHandler(_Handler):
+    """``GET /maestro/notices``: ``{"notices": [...]}`` as in :class:`maestro_core.usage.Notices`."""
+
+    # An open window asks by itself: that is nobody at work.
+    _track_activity = False
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """All that the user is to be told now."""
+        self.finish({"notices": self.life.notices()})
+
+
+class NoticeHandler(_Handler):
+    """``DELETE /maestro/notices/<id>``: the user has read it."""
+
+    @web.authenticated
+    @authorized
+    async def delete(self, notice_id: str) -> None:
+        """It is not shown again; one that is gone already is no mistake."""
+        self.life.dismiss(notice_id)
+        self.set_status(204)
+        self.finish()
+
+
+class KeepHandler(_Handler):
+    """``POST /maestro/keep``: the button "Keep it running"."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Ask the service.
+
+        Raises:
+            web.HTTPError: 502, it does not answer.
+        """
+        try:
+            await self.life.keep()
+        except NotAnswered as error:
+            self.log.info("Maestro's service: %s", error)
+            raise web.HTTPError(502, NOT_KEPT) from None
+        self.finish({"notices": self.life.notices()})
+
+
+def rules(base: str, life: Life) -> list[tuple[Any, ...]]:
+    """Tornado's rules.
+
+    Args:
+        base: the server's base URL.
+    """
+    handlers = {NOTICES: NoticesHandler, NOTICE: NoticeHandler, KEEP: KeepHandler}
+    return [(base.rstrip("/") + path, handler, {"life": life}) for path, handler in handlers.items()]

@@ -1,0 +1,81 @@
+"""This server's side of the workspaces service: two questions about its own launch, with the server's own Hub token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+
+CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
+_MAX_ANSWER = 256 * 1024
+
+
+class NotAnswered(Exception):
+    """The service did not answer as it should; the message says how, without a secret, for the log."""
+
+
+class Service:
+    """A client for one launch.
+
+    Args:
+        url: the API's base as this server reaches it (``MAESTRO_SERVICE_URL``).
+        launch_id: the launch.
+        token: ``JUPYTERHUB_API_TOKEN``. Secret.
+    """
+
+    def __init__(self, url: str, launch_id: str, token: str) -> None:
+        self._base = f"{url.rstrip('/')}/launches/{launch_id}"
+        self._token = token
+        # its own: the server's shared client may wait for somebody else's slow downloads
+        self._client = AsyncHTTPClient(force_instance=True, defaults={"user_agent": "maestro-notebook-server"})
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Service | None:
+        """The service of this launch; None where the launch names none."""
+        url, launch_id = environ.get("MAESTRO_SERVICE_URL", ""), environ.get("MAESTRO_LAUNCH_ID", "")
+        token = environ.get("JUPYTERHUB_API_TOKEN", "")
+        return cls(url, launch_id, token) if url and launch_id and token else None
+
+    async def heartbeat(self, beat: str) -> Any:
+        """Tell what the server uses (JSON of a ``Heartbeat``); the answer is that of :meth:`keep`.
+
+        Raises:
+            NotAnswered: the service does not answer, or refuses.
+        """
+        return await self._post("heartbeat", beat)
+
+    async def keep(self) -> Any:
+        """Ask that the launch is not ended for being idle.
+
+        Returns:
+            JSON of ``Notices``, as the service sent it.
+
+        Raises:
+            NotAnswered: as :meth:`heartbeat`.
+        """
+        return await self._post("keep", "{}")
+
+    async def _post(self, what: str, body: str) -> Any:
+        request = HTTPRequest(
+            f"{self._base}/{what}",
+            method="POST",
+            headers={"Authorization": f"token {self._token}", "Content-Type": "application/json"},
+            body=body,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=ANSWER_SECONDS,
+            follow_redirects=False,  # the token goes to this address alone
+        )
+        try:
+            answer = await self._client.fetch(request)
+        except HTTPClientError as error:
+            raise NotAnswered(f"{what}: {error.code} {error.message or ''}".strip()) from None
+        except (OSError, ValueError) as error:
+            raise NotAnswered(f"{what}: {type(error).__name__}") from None
+        if len(answer.body) > _MAX_ANSWER:
+            raise NotAnswered(f"{what}: {len(answer.body)} bytes")
+        try:
+            return json.loads(answer.body or b"null")
+        except ValueError:
+            raise NotAnswered(f"{what}: no JSON") from None
