@@ -50,8 +50,8 @@ def _ask(client: httpx.Client, method: str, path: str, body: dict[str, Any] | No
     except httpx.HTTPError as error:
         raise Refused(f"The sample could not be made: {path} does not answer ({type(error).__name__}).") from None
     if not answer.is_success:
-        error = MaestroError.from_json(_json(answer), fallback="hub_unavailable")
-        raise Refused(f"The sample could not be made: {path} answers {answer.status_code}; {error.message}")
+        why = MaestroError.from_json(_json(answer), fallback="hub_unavailable").message
+        raise Refused(f"The sample could not be made: {path} answers {answer.status_code}; {why}")
     return _json(answer)
 
 

@@ -211,6 +211,24 @@ def test_killing_the_run_itself_ends_the_hub_too(new_run: NewRun) -> None:
     assert wait_gone(started, 45) == []
 
 
+def test_a_killed_proxy_comes_back_with_all_its_routes(new_run: NewRun) -> None:
+    """The Hub alone would bring the API's route back with its next check of all routes, a minute later."""
+    run = new_run(**FEW)
+    health = f"{run.ready['url']}api/v1/jupyter/health"
+    assert httpx.get(health).status_code == 200
+    [proxy] = [process for process in below(run) if process.command()[1:2] and "http-proxy" in process.command()[1]]
+    proxy.send(signal.SIGKILL)
+    assert wait_gone([proxy], 10) == []
+
+    def back() -> bool:
+        try:
+            return httpx.get(health).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    until(back, 25, "the API's route does not come back")
+
+
 @needs_servers
 @pytest.mark.bwrap
 @pytest.mark.timeout(400)
