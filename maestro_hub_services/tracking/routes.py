@@ -86,11 +86,6 @@ class Route:
     confined: bool = False
     streamed: bool = False
 
-    @property
-    def writes(self) -> bool:
-        """Whether the route changes something, as opposed to a search that happens to be a POST."""
-        return self.access in (EDIT, OWN, MANAGE)
-
 
 def _under(prefix: str, *routes: Route) -> tuple[Route, ...]:
     """The same rows below a common prefix."""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -403,9 +404,9 @@ def test_an_experiment_cannot_choose_where_its_artifacts_lie(ed: Client) -> None
 
 
 def test_a_trace_cannot_name_a_place_to_read_from(hub: TrackingHub, ed: Client, tmp_path: Path) -> None:
-    """The server would read ``attachments/x`` below a trace's ``mlflow.artifactLocation`` for whoever asks."""
+    """The server would read ``attachments/<uuid>`` below a trace's ``mlflow.artifactLocation`` for whoever asks."""
     (tmp_path / "attachments").mkdir()
-    name = f"{secrets.token_hex(16)}.txt"
+    name = str(uuid.uuid4())
     (tmp_path / "attachments" / name).write_text("a file of the server")
     place = {"mlflow.artifactLocation": f"file://{tmp_path}", "mlflow.trace.archiveLocation": f"file://{tmp_path}"}
     experiment = ed.experiment()

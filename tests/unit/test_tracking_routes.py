@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -21,7 +22,8 @@ from maestro_hub_services.tracking.fresh import Fresh, Unreachable
 from maestro_hub_services.tracking.gate import _caller
 from maestro_hub_services.tracking.identity import Identity, _bound_servers, header_token
 from maestro_hub_services.tracking.membership import read_memberships
-from maestro_hub_services.tracking.routes import REASONS, ROUTES, Access, Match, Route, Table, addresses
+from maestro_hub_services.tracking.routes import REASONS, ROUTES, Access, Match, Table, addresses
+from maestro_hub_services.tracking.serve import _listen
 from maestro_hub_services.tracking.session import Cookies, Session, SignIn, forged
 from maestro_hub_services.tracking.signin import safe_next
 
@@ -399,5 +401,10 @@ def test_where_a_sign_in_may_lead(path: str, safe: bool) -> None:
     assert safe_next(path, "/services/mlflow/") == (path if safe else "/services/mlflow/")
 
 
-def test_a_route_writes_or_does_not() -> None:
-    assert Route("POST", "/x", Access.EDIT).writes and not Route("POST", "/x", Access.READ).writes
+def test_answers_leave_at_once() -> None:
+    """asyncio turns Nagle's algorithm off where the socket names its protocol; else each answer waits 40 ms."""
+    listener = _listen("127.0.0.1", 0)
+    with listener:
+        assert listener.proto == socket.IPPROTO_TCP
+        with pytest.raises(OSError):
+            _listen(*listener.getsockname())
