@@ -160,7 +160,7 @@ def check_hidden(shown: Sequence[str], hidden: str) -> None:
     """Refuse to show the Hub's state to servers by accident.
 
     Args:
-        shown: what every server sees; hidden: what none may see (the state).
+        shown: what servers see besides :data:`SYSTEM_PATHS`; hidden: what none may see (the state).
 
     Raises:
         MaestroError: ``conflict``.
@@ -169,7 +169,8 @@ def check_hidden(shown: Sequence[str], hidden: str) -> None:
         if _inside(hidden, path.rstrip("/") or "/"):
             raise MaestroError(
                 "conflict",
-                f"The Hub's state {hidden} lies inside {path}, which every server can read; move the state elsewhere.",
+                f"The Hub's state lies inside {path}, which servers can read, so nothing was started; an admin has to "
+                "move the state elsewhere, or to show servers less.",
             )
 
 

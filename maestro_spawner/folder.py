@@ -22,8 +22,8 @@ from maestro_core.sandbox import Owner
 from .process import Process, with_variable
 
 PROCESSES = "process.json"
-#: the variable of every server's environment that names its launch
-MARK = "MAESTRO_LAUNCH_ID"
+#: the variable by which the processes of a launch without a sandbox are known: it names a place in the launch's folder
+MARK = "MAESTRO_ENV"
 
 
 def make(folder: Path, plan: LaunchPlan, owner: Owner | None) -> None:
@@ -113,14 +113,14 @@ def end_leftovers(launches: Path, keep: Collection[str]) -> list[str]:
             for child in process.children() if process.alive() else []:
                 child.kill()  # of bubblewrap: the first process of the sandbox, and with it all
             process.kill()
-        end_marked(folder.name)
+        end_marked(folder)
         remove(folder)
     return [folder.name for folder in left]
 
 
-def end_marked(launch_id: str) -> None:
-    """End the processes of a launch that ran without a sandbox."""
-    for process in with_variable(MARK, launch_id):
+def end_marked(folder: Path) -> None:
+    """End the processes of a launch that ran without a sandbox; other Hubs' on this machine have other folders."""
+    for process in with_variable(MARK, str(folder / sandbox.ENV)):
         process.kill()
 
 

@@ -164,14 +164,13 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             binds, sources = sandbox.staged(binds, host.STAGE)
         environment = sandbox.server_environment(_strings(self.get_env()), self.singleuser_prefix)
         options = sandbox.encode_options(sandbox.bwrap_options(binds, environment))
-        report = Report()
+        self._report = report = Report()
         with host.options_file(options) as descriptor:
             command = sandbox.bwrap_command([*self.cmd, *self.get_args()], descriptor, report.descriptor)
             if owner is not None:
                 command = sandbox.dropped(command, owner, host.STAGE, sources)
             command = await asyncio.to_thread(self._limited, command, plan)
             self._launch(command, sandbox.HELPER_ENVIRONMENT, (descriptor, report.descriptor))
-        self._report = report
         folder.remember(self._folder, {"main": self._main})
         pid = await report.first_process(REPORT_SECONDS)
         self._first = Process.of(pid) if pid else None
@@ -183,7 +182,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     def _binds(self, plan: LaunchPlan) -> list[sandbox.Bind]:
         shown = [*host.runtime_paths(self.singleuser_prefix), *self.shown_paths]
-        sandbox.check_hidden(shown, self.state_dir)
+        sources = [mount.source for mount in plan.mounts]  # an admin's dataset may be a folder too high
+        sandbox.check_hidden([os.path.realpath(path) for path in (*shown, *sources)], os.path.realpath(self.state_dir))
         devices = host.gpu_devices() if plan.resources.gpu else []
         if plan.resources.gpu and not devices:
             raise MaestroError("conflict", "This machine has no GPU; take a profile without one.")
@@ -292,7 +292,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         elif self._main is not None:
             self._main.kill()
             if self.launch_id:
-                folder.end_marked(self.launch_id)
+                folder.end_marked(self._folder)
 
     async def _after_stop(self, hook: Any) -> None:
         if self.launch_id and await self.poll() is not None:

@@ -53,7 +53,9 @@ _submitted: ContextVar[tuple[MaestroMixin, dict[str, str]] | None] = ContextVar(
 
 
 class MaestroMixin(_Spawner):
-    """Put in front of a Spawner class; the subclass calls :meth:`take_plan` and :meth:`came_up`."""
+    """What both spawners share: set here, it holds for either."""
+
+    # Put in front of a Spawner class; the subclass calls take_plan() before and came_up() after it starts something.
 
     service_url = Unicode(
         config=True,
@@ -117,6 +119,11 @@ class MaestroMixin(_Spawner):
     @default("form_template_paths")
     def _default_template_paths(self) -> list[str]:
         return form.template_folders()
+
+    @default("options_form")
+    def _default_options_form(self) -> Any:
+        # Where it is unset, the Hub's home page starts servers without showing the form.
+        return lambda spawner: spawner.get_options_form()
 
     @default("apply_user_options")
     def _default_apply_user_options(self) -> Any:

@@ -238,6 +238,26 @@ def test_a_server_that_cannot_start_says_so_at_once_and_leaves_nothing(state: Pa
         assert "said: 'no such luck'" in place.hub.log
 
 
+def test_a_dataset_that_would_show_the_state_is_refused(place: Place) -> None:
+    def too_high(question: Any) -> Any:
+        plan = place.stub.plan(question)
+        above = {
+            "name": "dataset-all",
+            "kind": "directory",
+            "source": str(place.state.parent),
+            "target": "/datasets/all",
+        }
+        return 201, {**plan, "mounts": [*plan["mounts"], above]}
+
+    place.stub.instead["/plan/launches"] = too_high
+    try:
+        answer = place.hub.start_server("high", "demo")
+    finally:
+        del place.stub.instead["/plan/launches"]
+    assert answer.status_code == 409
+    assert "The Hub's state lies inside" in answer.json()["message"]
+
+
 def test_without_the_service_nothing_starts_and_page_and_api_say_so(state: Path) -> None:
     with ExitStack() as stack:
         place = Place(state, stack)
@@ -278,7 +298,7 @@ def test_after_kill_9_of_the_hub_the_next_one_finds_its_servers_and_ends_what_wa
 
         place.hub.stop_server("ann", "demo")
         assert not any(process.alive() for process in processes)
-        assert place.stub.ended == {"launch-1": "stopped"}
+        assert place.stub.ended == {"launch-1": "stopped"}, place.hub.log[-6000:]
 
 
 def _begun(launch: Path) -> subprocess.Popen[bytes]:

@@ -152,6 +152,10 @@ async def test_volumes_are_the_workspaces_and_nobody_makes_or_deletes_them_here(
     await spawner.delete_forever()
 
 
+async def test_the_hubs_home_page_knows_that_there_is_a_form(url: str) -> None:
+    assert make_spawner(url).options_form
+
+
 async def test_an_ask_that_names_a_profile_is_no_failure_of_kubespawner(stub: PlanServiceStub, url: str) -> None:
     spawner = make_spawner(url)
     spawner.user_options = {"profile": "small"}

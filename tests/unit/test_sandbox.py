@@ -112,7 +112,7 @@ def test_no_part_of_the_hubs_state_but_this_launchs_own_is_shown() -> None:
 
 @pytest.mark.parametrize("shown", [["/srv/maestro"], ["/srv/maestro/state"], ["/"], ["/opt", "/srv/"]])
 def test_a_state_inside_of_what_every_server_sees_is_refused(shown: list[str]) -> None:
-    with pytest.raises(MaestroError, match="which every server can read"):
+    with pytest.raises(MaestroError, match="which servers can read"):
         sandbox.check_hidden(shown, "/srv/maestro/state")
     sandbox.check_hidden(["/srv/maestro/.venv-singleuser", "/srv/mae"], "/srv/maestro/state")
 

@@ -290,6 +290,10 @@ async def test_the_form_keeps_what_was_chosen_last_time(url: str) -> None:
     assert field(html, "mlflow_experiment") == "trial"
 
 
+def test_the_hubs_home_page_knows_that_there_is_a_form(url: str) -> None:
+    assert make_spawner(url).options_form, "else its button starts a server without showing one"
+
+
 async def test_the_form_says_where_amounts_are_not_enforced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spawner = make_spawner(url)
     assert "not enforced" not in await spawner.get_options_form()
