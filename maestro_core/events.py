@@ -23,7 +23,10 @@ EVENTS: dict[str, EventKind] = {
     "member_changed": EventKind("A member's role changed.", ("member_kind", "member", "role", "was")),
     "member_removed": EventKind("A member was removed.", ("member_kind", "member", "was")),
     "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
-    "launch_refused": EventKind("A launch was refused.", ("server_name", "code", "message", "ask")),
+    "launch_refused": EventKind(
+        "A launch was refused; `limit` is the one that it would have passed.",
+        ("server_name", "code", "message", "limit", "ask"),
+    ),
     "launch_running": EventKind("A server came up.", ("server_name",)),
     "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),

@@ -14,7 +14,7 @@ from .models import read_model
 from .names import check_name
 from .packages import PackagePolicy
 from .profiles import Profile
-from .quota import Quota, Quotas
+from .quota import PoolQuota, Quota, Quotas
 
 MAX_POLICY_BYTES = 1024 * 1024
 
@@ -120,13 +120,19 @@ def _entries(data: Mapping[Any, Any]) -> Iterator[tuple[str, type[BaseModel], An
         entries = data.get(section)
         for number, entry in enumerate(entries if isinstance(entries, list) else ()):
             yield f"{section}.{number}", model, entry
-    quotas = data.get("quotas")
-    for level, entries in quotas.items() if isinstance(quotas, Mapping) else ():
-        if level == "everyone":
-            yield "quotas.everyone", Quota, entries
-        else:
-            for name, entry in entries.items() if isinstance(entries, Mapping) else ():
-                yield f"quotas.{level}.{name}", Quota, entry
+    quotas = _mapping(data.get("quotas"))
+    yield "quotas.everyone", Quota, quotas.get("everyone")
+    for level in ("groups", "users", "workspaces"):
+        for name, entry in _mapping(quotas.get(level)).items():
+            yield f"quotas.{level}.{name}", Quota, entry
+    pools = _mapping(quotas.get("pools"))
+    yield "quotas.pools.everyone", PoolQuota, pools.get("everyone")
+    for name, entry in _mapping(pools.get("groups")).items():
+        yield f"quotas.pools.groups.{name}", PoolQuota, entry
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 class _UniqueKeys(yaml.SafeLoader):

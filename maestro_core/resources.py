@@ -16,6 +16,7 @@ from .errors import MaestroError
 
 MIN_MEMORY = 64 * 1024**2
 MAX_MEMORY = 64 * 1024**4
+MIN_CPU = 0.01
 MAX_CPU = 1024.0
 MAX_GPU = 64
 
@@ -32,8 +33,8 @@ def _refuse(what: str, value: object, hint: str) -> MaestroError:
     )
 
 
-def parse_memory(value: object) -> int:
-    """Bytes from ``"16Gi"``, ``"16g"``, ``"512Mi"`` or a number of bytes.
+def parse_memory(value: object, least: int = MIN_MEMORY, most: int = MAX_MEMORY) -> int:
+    """Bytes from ``"16Gi"``, ``"16g"``, ``"512Mi"`` or a number of bytes; of one server unless a range is given.
 
     Raises:
         MaestroError: ``invalid_resources``.
@@ -46,8 +47,8 @@ def parse_memory(value: object) -> int:
     if match is None:
         raise _refuse("memory", value, hint)
     amount = int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
-    if not MIN_MEMORY <= amount <= MAX_MEMORY:
-        raise _refuse("memory", value, "take between 64Mi and 64Ti")
+    if not least <= amount <= most:
+        raise _refuse("memory", value, f"take between {format_memory(least)} and {format_memory(most)}")
     return amount
 
 
@@ -67,8 +68,8 @@ def show_memory(amount: float) -> str:
     return f"{int(amount)} bytes"
 
 
-def parse_cpu(value: object) -> float:
-    """Cores from ``2``, ``"0.5"`` or ``"500m"``.
+def parse_cpu(value: object, least: float = MIN_CPU, most: float = MAX_CPU) -> float:
+    """Cores from ``2``, ``"0.5"`` or ``"500m"``; of one server unless a range is given.
 
     Raises:
         MaestroError: ``invalid_resources``.
@@ -80,8 +81,8 @@ def parse_cpu(value: object) -> float:
     if match is None:
         raise _refuse("cpu", value, hint)
     cores = float(match[1]) / (1000 if match[2] else 1)
-    if not math.isfinite(cores) or not 0.01 <= cores <= MAX_CPU:
-        raise _refuse("cpu", value, f"take between 10m and {MAX_CPU:.0f}")
+    if not math.isfinite(cores) or not least <= cores <= most:
+        raise _refuse("cpu", value, f"take between {least:g} and {most:.0f}")
     return round(cores, 3)
 
 
@@ -90,15 +91,15 @@ def show_cpu(cores: float) -> str:
     return f"{cores:g}"
 
 
-def parse_gpu(value: object) -> int:
-    """A whole number of GPUs, 0 to 64.
+def parse_gpu(value: object, most: int = MAX_GPU) -> int:
+    """A whole number of GPUs, 0 to 64 unless another limit is given.
 
     Raises:
         MaestroError: ``invalid_resources``.
     """
     text = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MAX_GPU:
-        raise _refuse("gpu", value, f"take a whole number from 0 to {MAX_GPU}")
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}", text) or int(text) > most:
+        raise _refuse("gpu", value, f"take a whole number from 0 to {most}")
     return int(text)
 
 

@@ -184,16 +184,27 @@ class Me(BaseModel):
 
 
 class LimitView(BaseModel):
-    """A limit in force: its value, what is in use of it (None: it is no total), and which level set it."""
+    """A limit in force: its value, what is in use and left of it (None: nothing adds up), and who set it.
+
+    Attributes:
+        source: the level that set it (``user ann``). scope: whose launches it counts: the person's, everyone's in the
+            workspace, or those of a pool.
+        origin: where the figure stands: ``maestro.yaml``, or ``root on 2026-11-24`` who set it at runtime.
+    """
 
     name: str
     title: str
     value: float
     shown: str
     source: str
-    scope: Literal["user", "workspace"]
+    scope: Literal["user", "workspace", "pool"]
+    origin: str = "maestro.yaml"
+    set_by: str | None = None
+    set_at: datetime | None = None
     in_use: float | None = None
     in_use_shown: str | None = None
+    left: float | None = None
+    left_shown: str | None = None
 
 
 class LimitList(BaseModel):

@@ -11,8 +11,9 @@ Opened by the workspaces service alone::
 
 from .database import Store, StoreLocked, Unit
 from .events import EventRow
-from .launches import LaunchRow
+from .launches import Held, LaunchRow
 from .members import MemberRow
+from .quotas import Place
 from .workspaces import WorkspaceRow
 
-__all__ = ["EventRow", "LaunchRow", "MemberRow", "Store", "StoreLocked", "Unit", "WorkspaceRow"]
+__all__ = ["EventRow", "Held", "LaunchRow", "MemberRow", "Place", "Store", "StoreLocked", "Unit", "WorkspaceRow"]

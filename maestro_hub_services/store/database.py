@@ -19,10 +19,13 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from .charges import ChargeRepository
+from .clock import StepWatch
 from .events import EventRepository
 from .launches import LaunchRepository
 from .members import MemberRepository
 from .migrate import upgrade
+from .quotas import QuotaRepository
 from .workspaces import WorkspaceRepository
 
 #: any number that is ours alone in the database
@@ -42,6 +45,8 @@ class Unit:
         self.members = MemberRepository(connection)
         self.launches = LaunchRepository(connection)
         self.events = EventRepository(connection)
+        self.quotas = QuotaRepository(connection)
+        self.charges = ChargeRepository(connection)
 
 
 class Store:
@@ -52,6 +57,8 @@ class Store:
         self._sqlite = engine.dialect.name == "sqlite"
         self._begin = engine.execution_options(maestro_begin="BEGIN IMMEDIATE") if self._sqlite else engine
         self._writer = asyncio.Lock()
+        self._clock = StepWatch()
+        self._following = asyncio.Lock()
         self._lock_file = lock_file
 
     @classmethod
@@ -92,6 +99,7 @@ class Store:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Unit]:
         """A change: committed at the end, rolled back by any exception."""
+        await self._follow_clock()
         if not self._sqlite:
             async with self._engine.begin() as connection:
                 yield Unit(connection)
@@ -102,10 +110,23 @@ class Store:
     @asynccontextmanager
     async def admission(self) -> AsyncIterator[Unit]:
         """A change under THE admission lock: between its first look and its commit nobody else is admitted."""
+        await self._follow_clock()
         async with self._writer, self._begin.begin() as connection:
             if not self._sqlite:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMISSION_KEY})
             yield Unit(connection)
+
+    async def _follow_clock(self) -> None:
+        """Where the clock was set since the last change, see that it cost and gave nobody an hour."""
+        if self._clock.step() is None:
+            return
+        async with self._following:
+            step = self._clock.step()
+            if step is None:
+                return
+            async with self._writer, self._begin.begin() as connection:
+                await ChargeRepository(connection).follow_clock(*step)
+            self._clock.accept(step)
 
 
 def _take(path: Path) -> int:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, literal_column, select, update
+from sqlalchemy import and_, case, delete, func, insert, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.launches import LaunchStatus
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
 
-from .clock import now
-from .tables import launch
+from .clock import now, wall
+from .tables import charge, launch, launch_group
 
 #: a literal, so that the databases see that their partial indexes cover it
 _ACTIVE = launch.c.status != literal_column("'ended'")
@@ -45,8 +46,21 @@ class LaunchRow:
     idle_minutes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a set of reserved and running launches holds: cores, bytes and GPUs together."""
+
+    servers: int
+    cpu: float
+    memory: int
+    gpu: int
+
+
 class LaunchRepository:
-    """Launches of one transaction."""
+    """Launches of one transaction.
+
+    What a launch holds is charged from its confirmation until its end: a start that fails costs nothing.
+    """
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
@@ -84,11 +98,56 @@ class LaunchRepository:
         query = select(func.count()).select_from(launch).where(_ACTIVE, launch.c.workspace_id == workspace_id)
         return int((await self._db.execute(query)).scalar_one())
 
+    async def held(self, user: str, created: str, workspace_id: str) -> tuple[Held, Held, Held]:
+        """What is held now by a person everywhere, by everyone in a workspace, and by everyone."""
+        own = and_(launch.c.user == user, launch.c.user_created == created)
+        query = select(*_sums(own), *_sums(launch.c.workspace_id == workspace_id), *_sums()).where(_ACTIVE)
+        found = (await self._db.execute(query)).one()
+        return Held(*found[:4]), Held(*found[4:8]), Held(*found[8:])
+
+    async def held_by_groups(self, groups: Collection[str]) -> dict[str, Held]:
+        """What the members of each of these Hub groups hold together."""
+        if not groups:
+            return {}
+        query = (
+            select(launch_group.c.group_name, *_sums())
+            .join(launch, launch.c.id == launch_group.c.launch_id)
+            .where(_ACTIVE, launch_group.c.group_name.in_(sorted(groups)))
+            .group_by(launch_group.c.group_name)
+        )
+        return {row[0]: Held(*row[1:]) for row in await self._db.execute(query)}
+
+    async def noted_groups(self, user: str | None = None, created: str | None = None) -> dict[str, set[str]]:
+        """The noted groups of every reserved and running launch, or of those of one person."""
+        query = (
+            select(launch.c.id, launch_group.c.group_name)
+            .outerjoin(launch_group, launch_group.c.launch_id == launch.c.id)
+            .where(_ACTIVE)
+        )
+        if user is not None:
+            query = query.where(launch.c.user == user, launch.c.user_created == created)
+        found: dict[str, set[str]] = {}
+        for launch_id, name in await self._db.execute(query):
+            found.setdefault(launch_id, set()).update(() if name is None else (name,))
+        return found
+
+    async def note_groups(self, launch_id: str, groups: Collection[str]) -> None:
+        """The Hub groups of a launch's user are these now."""
+        await self._db.execute(delete(launch_group).where(launch_group.c.launch_id == launch_id))
+        if groups:
+            rows = [{"launch_id": launch_id, "group_name": name} for name in sorted(set(groups))]
+            await self._db.execute(insert(launch_group), rows)
+
     async def confirm(self, launch_id: str) -> bool:
-        """reserved -> running; False if it was not reserved."""
+        """reserved -> running, charged from now on; False if it was not reserved."""
         query = update(launch).where(launch.c.id == launch_id, launch.c.status == LaunchStatus.RESERVED.value)
         done = await self._db.execute(query.values(status=LaunchStatus.RUNNING.value, started_at=now()))
-        return bool(done.rowcount)
+        if not done.rowcount:
+            return False
+        names = ["launch_id", "workspace_id", "user", "user_created", "cpu", "gpu"]
+        held = select(launch.c.id, *(launch.c[name] for name in names[1:]), literal(wall()))
+        await self._db.execute(insert(charge).from_select([*names, "began"], held.where(launch.c.id == launch_id)))
+        return True
 
     async def end(self, launch_id: str, reason: str) -> bool:
         """-> ended, its index token dead; False if it had ended before."""
@@ -96,7 +155,11 @@ class LaunchRepository:
         done = await self._db.execute(
             query.values(status=LaunchStatus.ENDED.value, ended_at=now(), ended_reason=reason[:200], token_mac=None)
         )
-        return bool(done.rowcount)
+        if not done.rowcount:
+            return False
+        still = and_(charge.c.launch_id == launch_id, charge.c.ended.is_(None))
+        await self._db.execute(update(charge).where(still).values(ended=wall()))
+        return True
 
     async def _one(self, *conditions: Any) -> LaunchRow | None:
         row = (await self._db.execute(select(launch).where(*conditions))).mappings().first()
@@ -105,6 +168,13 @@ class LaunchRepository:
     async def _many(self, *conditions: Any) -> list[LaunchRow]:
         query = select(launch).where(*conditions).order_by(launch.c.created_at.desc(), launch.c.id)
         return [_row(row) for row in (await self._db.execute(query)).mappings()]
+
+
+def _sums(condition: Any = None) -> list[Any]:
+    """Number of launches, cores, bytes and GPUs of those that fulfil the condition."""
+    columns = (literal_column("1"), launch.c.cpu, launch.c.memory, launch.c.gpu)
+    chosen = columns if condition is None else [case((condition, column), else_=0) for column in columns]
+    return [func.coalesce(func.sum(column), 0) for column in chosen]
 
 
 def _row(row: Any) -> LaunchRow:

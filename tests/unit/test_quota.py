@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maestro_core.allowance import InUse, Use, check, shown_servers
 from maestro_core.errors import MaestroError
-from maestro_core.quota import LIMITS, InUse, Quota, Quotas, check, limits_for, shown_servers
+from maestro_core.quota import LIMITS, Quota, Quotas, limits_for
 from maestro_core.resources import Resources
 
 FEW = st.one_of(st.none(), st.integers(0, 5))
@@ -91,8 +92,8 @@ def slow_answer(quotas: Quotas, groups: set[str], in_use: InUse, asked: Resource
         return limit is None or amount <= limit
 
     return (
-        fits(person("max_concurrent_notebooks"), in_use.user_launches + 1)
-        and fits(here("max_concurrent_notebooks"), in_use.workspace_launches + 1)
+        fits(person("max_concurrent_notebooks"), in_use.user.servers + 1)
+        and fits(here("max_concurrent_notebooks"), in_use.workspace.servers + 1)
         and all(fits(limit("max_cpu_per_notebook"), asked.cpu) for limit in (person, here))
         and all(fits(limit("max_gpu_per_notebook"), asked.gpu) for limit in (person, here))
     )
@@ -102,7 +103,11 @@ class TestWhetherItFits:
     @given(
         QUOTAS,
         GROUPS,
-        st.builds(InUse, user_launches=st.integers(0, 6), workspace_launches=st.integers(0, 6)),
+        st.builds(
+            InUse,
+            user=st.builds(Use, servers=st.integers(0, 6)),
+            workspace=st.builds(Use, servers=st.integers(0, 6)),
+        ),
         st.builds(Resources, cpu=st.integers(1, 20), gpu=st.integers(0, 6)),
     )
     def test_as_the_slow_answer_says(self, quotas: Quotas, groups: set[str], in_use: InUse, asked: Resources) -> None:
@@ -118,7 +123,7 @@ class TestWhetherItFits:
     def test_the_sentence_says_which_how_much_by_what_and_what_to_do(self) -> None:
         limits = limits_for(Quotas(everyone=Quota(max_concurrent_notebooks=3)), "ann", (), "demo")
         with pytest.raises(MaestroError) as caught:
-            check(limits, InUse(3, 1, ("demo", "other", "your personal server")), Resources())
+            check(limits, InUse(Use(3), Use(1), user_servers=("demo", "other", "your personal server")), Resources())
         assert caught.value.message == (
             "You have 3 of 3 servers running or starting (demo, other, your personal server) "
             "(max_concurrent_notebooks 3, set for everyone); stop one of them, or ask an admin for more."
@@ -141,8 +146,8 @@ class TestWhetherItFits:
 
 def test_what_cards_show() -> None:
     quotas = Quotas(everyone=Quota(max_concurrent_notebooks=3), workspaces={"demo": Quota(max_concurrent_notebooks=1)})
-    assert shown_servers(limits_for(quotas, "ann", (), "demo"), InUse(2)) == {"used": 2, "limit": 3}
-    assert shown_servers([], InUse(2)) == {"used": 2, "limit": None}
+    assert shown_servers(limits_for(quotas, "ann", (), "demo"), InUse(Use(2))) == {"used": 2, "limit": 3}
+    assert shown_servers([], InUse(Use(2))) == {"used": 2, "limit": None}
 
 
 def test_every_limit_can_be_set_and_shown() -> None:

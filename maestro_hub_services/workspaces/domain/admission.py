@@ -11,13 +11,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest, SpawnAsk, parse_ask
 from maestro_core.names import PERSONAL, check_name, home_directory_name
 from maestro_core.policy import Policy
 from maestro_core.profiles import Profile, choose
-from maestro_core.quota import check as check_quota
-from maestro_core.quota import limits_for
 from maestro_core.roles import may
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
@@ -26,7 +25,7 @@ from maestro_hub_services.store.events import SPAWNER
 
 from ..authority import Authority
 from .access import ensure_personal, unknown_workspace
-from .limits import in_use, storage_limit
+from .limits import standing_limits, storage_size
 from .plans import build_plan, default_url, experiment_of, template_of, visible_datasets
 
 #: what of a refused ask is kept in its event
@@ -36,12 +35,13 @@ log = logging.getLogger("maestro.admission")
 
 @dataclass(frozen=True)
 class Admitted:
-    """What was decided, before it becomes a plan."""
+    """What was decided, before it becomes a plan; ``size``: bytes of the workspace's volume, None without a limit."""
 
     workspace: WorkspaceRow
     launch: LaunchRow
     profile: Profile
     template: str | None
+    size: int | None
 
 
 async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
@@ -96,11 +96,9 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         )  # fmt: skip
     profile, resources = choose(policy.profiles, user.groups, ask.profile, ask.resources)
     await _end_earlier(unit, user, server)
-    check_quota(
-        limits_for(policy.quotas, user.name, user.groups, workspace.name),
-        await in_use(unit, user, workspace),
-        resources,
-    )
+    await note_groups(unit, user)
+    limits, used = await standing_limits(authority, unit, policy, user, workspace)
+    check_quota(limits, used, resources)
     template = template_of(ask, workspace, role)
     launch = LaunchRow(
         id=new_id("l"),
@@ -119,6 +117,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         created_at=now(),
     )
     await unit.launches.add(launch)
+    await unit.launches.note_groups(launch.id, user.groups)
     await unit.events.append(
         "launch_reserved",
         SPAWNER,
@@ -129,7 +128,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         profile=profile.name,
         resources=resources.model_dump(),
     )
-    return Admitted(workspace, launch, profile, template)
+    return Admitted(workspace, launch, profile, template, storage_size(limits))
 
 
 async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> WorkspaceRow:
@@ -164,6 +163,16 @@ async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk)
     return found
 
 
+async def note_groups(unit: Unit, user: UserRef) -> bool:
+    """See that what a person runs counts in the pools of the groups that they are in now; True if that changed."""
+    changed = False
+    for launch_id, noted in (await unit.launches.noted_groups(user.name, user.created)).items():
+        if noted != set(user.groups):
+            await unit.launches.note_groups(launch_id, user.groups)
+            changed = True
+    return changed
+
+
 async def _end_earlier(unit: Unit, user: UserRef, server: str) -> None:
     """The Hub starts a server anew only when it is gone: what is left of it here is a leak."""
     earlier = await unit.launches.of_server(user.name, user.created, server)
@@ -175,7 +184,7 @@ async def _with_volume(
     authority: Authority, policy: Policy, user: UserRef, admitted: Admitted, token: str
 ) -> LaunchPlan:
     workspace, launch = admitted.workspace, admitted.launch
-    await authority.volumes.ensure(workspace.id, workspace.name, storage_limit(policy, workspace.name))
+    await authority.volumes.ensure(workspace.id, workspace.name, admitted.size)
     mounts = await authority.volumes.mounts(
         workspace,
         home_directory_name(user.name, user.created),
@@ -195,6 +204,7 @@ async def note_refusal(unit: Unit, user: UserRef, server: str, ask: Any, error: 
         server_name=server,
         code=error.code,
         message=error.message,
+        limit=error.details.get("limit"),
         ask=shown,
     )
     log.info("Refused %s/%s: %s", user.name, server, error.message)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from maestro_core.allowance import InUse, shown_servers
+from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.experiments import default_experiment
 from maestro_core.launches import FormRequest, FormView, ProfileList, ProfileView, SpawnAsk
 from maestro_core.names import check_name
 from maestro_core.policy import Policy
 from maestro_core.profiles import Profile
-from maestro_core.quota import InUse, Limit, limits_for, shown_servers
-from maestro_core.quota import check as check_quota
+from maestro_core.quota import Limit
 from maestro_core.resources import show_memory
 from maestro_core.roles import Role
 from maestro_core.workspaces import ServersShown, UserRef
@@ -19,7 +20,7 @@ from ..authority import Authority
 from ..identity import Caller
 from .access import opened, unknown_workspace
 from .admission import asked_workspace
-from .limits import in_use
+from .limits import standing_limits, without
 from .plans import experiment_of, template_of
 
 
@@ -35,21 +36,26 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
             role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
             if role is None or not workspace.open:
                 raise unknown_workspace(workspace.name)
-            used = await in_use(unit, user, workspace)
+            limits, used = await standing_limits(authority, unit, policy, user, workspace)
             earlier = await unit.launches.of_server(user.name, user.created, server)
     except MaestroError as refusal:
         if refusal.code == "unknown_workspace":
             authority.leftovers.add(user.name, server)  # the Hub made a row when the form was opened
         return FormView(workspace=None, role=None, refusal=refusal.message)
     if earlier is not None:  # its place is free again when this server starts anew
-        used = InUse(used.user_launches - 1, used.workspace_launches - 1, used.user_servers)
-    return _form(authority, policy, user, workspace, role, used)
+        used = without(used, earlier, workspace, user.groups)
+    return _form(authority, policy, user, workspace, role, limits, used)
 
 
 def _form(
-    authority: Authority, policy: Policy, user: UserRef, workspace: WorkspaceRow, role: Role, used: InUse
+    authority: Authority,
+    policy: Policy,
+    user: UserRef,
+    workspace: WorkspaceRow,
+    role: Role,
+    limits: list[Limit],
+    used: InUse,
 ) -> FormView:
-    limits = limits_for(policy.quotas, user.name, user.groups, workspace.name)
     profiles = profile_views(policy, user, limits, used)
     refusal = None
     if not profiles:
@@ -78,8 +84,7 @@ async def list_profiles(authority: Authority, caller: Caller, workspace: str) ->
     """
     user, policy = caller.person, authority.policy.current
     async with opened(authority, caller, workspace, "read") as (unit, standing):
-        used = await in_use(unit, user, standing.workspace)
-    limits = limits_for(policy.quotas, user.name, user.groups, standing.workspace.name)
+        limits, used = await standing_limits(authority, unit, policy, user, standing.workspace)
     return ProfileList(profiles=profile_views(policy, user, limits, used))
 
 

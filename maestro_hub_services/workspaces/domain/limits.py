@@ -1,11 +1,17 @@
-"""Limits of a person in a workspace: each figure, what is in use, which level set it."""
+"""Limits of a person in a workspace: which hold, what is in use of each, and who set them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from maestro_core.allowance import InUse, Left, Use, left_of, used
+from maestro_core.budget import Month, month_of
 from maestro_core.policy import Policy
-from maestro_core.quota import LIMITS, InUse, Limit, limits_for
+from maestro_core.quota import BUDGETS, STORAGE, Figures, Limit, limits_for, storage_limit
 from maestro_core.workspaces import LimitList, LimitView, UserRef
-from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
+from maestro_hub_services.store import Held, LaunchRow, Unit, WorkspaceRow
+from maestro_hub_services.store.charges import Hours
+from maestro_hub_services.store.clock import now
 
 from ..authority import Authority
 from ..identity import Caller
@@ -20,19 +26,73 @@ async def view_limits(authority: Authority, caller: Caller, name: str) -> LimitL
     """
     user, policy = caller.person, authority.policy.current
     async with opened(authority, caller, name, "read") as (unit, standing):
-        workspace = standing.workspace
-        used = await in_use(unit, user, workspace)
-        limits = limits_for(policy.quotas, user.name, user.groups, workspace.name)
-        return LimitList(workspace=workspace.name, limits=tuple(_view(limit, used) for limit in limits))
+        limits, in_use = await standing_limits(authority, unit, policy, user, standing.workspace)
+        return LimitList(workspace=standing.workspace.name, limits=tuple(_view(limit, in_use) for limit in limits))
 
 
-async def in_use(unit: Unit, user: UserRef, workspace: WorkspaceRow) -> InUse:
-    """What counts against a new launch of this person in this workspace: everything reserved or running."""
+async def standing_limits(
+    authority: Authority, unit: Unit, policy: Policy, user: UserRef, workspace: WorkspaceRow
+) -> tuple[list[Limit], InUse]:
+    """The limits that hold for a launch of this person in this workspace, and what counts against them now."""
+    overrides = await unit.quotas.holding((user.name, user.created), user.groups, (workspace.name, workspace.id))
+    owner = is_own(workspace, user)
+    limits = limits_for(policy.quotas, user.name, user.groups, workspace.name, overrides, owner)
+    return limits, await in_use(authority, unit, user, workspace, limits)
+
+
+async def in_use(
+    authority: Authority, unit: Unit, user: UserRef, workspace: WorkspaceRow, limits: Iterable[Limit]
+) -> InUse:
+    """What counts against these limits: all that is reserved or running, and this month's hours for a budget."""
     own = await unit.launches.active_of(user.name, user.created)
+    month = month_of(now())
+    pools = {limit.key for limit in limits if limit.scope == "pool"}
+    held = await unit.launches.held(user.name, user.created, workspace.id)
+    hours = await _hours(unit, user, workspace, month, limits)
+    by_group = await unit.launches.held_by_groups(pools - {""})
     return InUse(
-        user_launches=len(own),
-        workspace_launches=await unit.launches.count_in(workspace.id),
+        user=_use(held[0], hours.get("user")),
+        workspace=_use(held[1], hours.get("workspace")),
+        pools={pool: _use(by_group.get(pool) if pool else held[2], hours.get(f"pool {pool}")) for pool in pools},
         user_servers=tuple(sorted(server_shown(launch) for launch in own)),
+        month=month,
+        storage=None if authority.volumes.holds_size else workspace.storage_used,
+        storage_measured_at=workspace.storage_measured_at,
+    )
+
+
+async def _hours(
+    unit: Unit, user: UserRef, workspace: WorkspaceRow, month: Month, limits: Iterable[Limit]
+) -> dict[str, Hours]:
+    """The hours of this month that a budget counts: of ``user``, ``workspace``, ``pool <group>``."""
+    budgets = [limit for limit in limits if limit.name in BUDGETS]
+    scopes = {limit.scope for limit in budgets}
+    groups = {limit.key for limit in budgets if limit.scope == "pool"}
+    found: dict[str, Hours] = {}
+    if "user" in scopes:
+        found["user"] = await unit.charges.of_user(user.name, user.created, month)
+    if "workspace" in scopes:
+        found["workspace"] = await unit.charges.of_workspace(workspace.id, month)
+    if "" in groups:
+        found["pool "] = await unit.charges.of_everyone(month)
+    by_group = await unit.charges.of_groups(groups - {""}, month)
+    return found | {f"pool {name}": hours for name, hours in by_group.items()}
+
+
+def _use(held: Held | None, hours: Hours | None) -> Use:
+    held, hours = held or Held(0, 0.0, 0, 0), hours or Hours()
+    return Use(held.servers, held.cpu, held.memory, held.gpu, hours.cpu, hours.gpu)
+
+
+def without(in_use: InUse, launch: LaunchRow, workspace: WorkspaceRow, groups: Iterable[str]) -> InUse:
+    """The same when one of the person's launches has ended: its place is free again when that server starts anew."""
+    held = launch.resources
+    here = in_use.workspace.without(held) if launch.workspace_id == workspace.id else in_use.workspace
+    counted = {"", *groups}
+    pools = {name: use.without(held) if name in counted else use for name, use in in_use.pools.items()}
+    servers = tuple(name for name in in_use.user_servers if name != server_shown(launch))
+    return InUse(
+        in_use.user.without(held), here, pools, servers, in_use.month, in_use.storage, in_use.storage_measured_at
     )
 
 
@@ -41,17 +101,40 @@ def server_shown(launch: LaunchRow) -> str:
     return launch.server_name or "your personal server"
 
 
-def storage_limit(policy: Policy, workspace: str) -> int | None:
-    """The size of a workspace's volume in bytes, or None when no limit is set."""
-    own = policy.quotas.workspaces.get(workspace)
-    if own is not None and own.max_storage_per_workspace is not None:
-        return own.max_storage_per_workspace
-    return policy.quotas.everyone.max_storage_per_workspace
+def is_own(workspace: WorkspaceRow, user: UserRef) -> bool:
+    """Whether it is the personal workspace of this user."""
+    return (workspace.personal_user, workspace.personal_created) == (user.name, user.created)
 
 
-def _view(limit: Limit, used: InUse) -> LimitView:
-    kind = LIMITS[limit.name]
-    count = None
-    if kind.counted:
-        count = used.user_launches if limit.scope == "user" else used.workspace_launches
-    return LimitView(**limit.as_json(), in_use=count, in_use_shown=None if count is None else kind.show(count))
+def storage_size(limits: Iterable[Limit]) -> int | None:
+    """The size of a workspace's volume in bytes by its limits, or None when no limit is set."""
+    return next((int(limit.value) for limit in limits if limit.name == STORAGE), None)
+
+
+async def size_of_new(unit: Unit, policy: Policy, workspace: str) -> int | None:
+    """The size of a new workspace's volume in bytes, or None when no limit is set."""
+    overrides = await unit.quotas.holding(("", ""), (), None)  # nothing of its own is set for what does not exist
+    found = storage_limit(Figures(policy.quotas, overrides), workspace)
+    return None if found is None else int(found.value)
+
+
+def _view(limit: Limit, in_use: InUse) -> LimitView:
+    amount = used(limit, in_use)
+    left = next(iter(left_of([limit], in_use)), None)
+    return LimitView(
+        **limit.as_json(),
+        in_use=amount,
+        in_use_shown=None if amount is None else limit.shown(amount),
+        left=None if left is None else left.left,
+        left_shown=None if left is None else limit.shown(left.left),
+    )
+
+
+def left_sentences(limits: Iterable[Limit], in_use: InUse) -> tuple[str, ...]:
+    """What is left, one sentence a limit: of each kind the one of which the least is left."""
+    least: dict[str, Left] = {}
+    for left in left_of(limits, in_use):
+        known = least.get(left.limit.name)
+        if known is None or left.left < known.left:
+            least[left.limit.name] = left
+    return tuple(left.sentence for left in least.values())

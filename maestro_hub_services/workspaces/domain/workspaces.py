@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from maestro_core.allowance import InUse, Use, shown_servers
 from maestro_core.errors import MaestroError
-from maestro_core.quota import InUse, limits_for, shown_servers
+from maestro_core.quota import limits_for
 from maestro_core.roles import Role
 from maestro_core.workspaces import (
     MemberSpec,
@@ -16,13 +17,13 @@ from maestro_core.workspaces import (
     WorkspaceSpec,
     WorkspaceView,
 )
-from maestro_hub_services.store import Unit, WorkspaceRow
+from maestro_hub_services.store import Unit
 from maestro_hub_services.store.clock import new_id
 
 from ..authority import Authority
 from ..identity import Caller
 from .access import Standing, opened, own_workspaces, personal_workspace
-from .limits import storage_limit
+from .limits import is_own, size_of_new
 from .members import known_to_hub, put
 
 
@@ -48,7 +49,7 @@ async def list_workspaces(authority: Authority, caller: Caller, *, everything: b
         if caller.notebook:
             own = await own_workspaces(unit, caller)
             found = [_capped(standing) for standing in found if standing.workspace.id in own]
-        found.sort(key=lambda standing: (not _is_own(standing.workspace, user), standing.workspace.name))
+        found.sort(key=lambda standing: (not is_own(standing.workspace, user), standing.workspace.name))
         return WorkspaceList(workspaces=tuple(await _views(authority, unit, user, found)))
 
 
@@ -73,9 +74,9 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
     if spec.template is not None:
         authority.templates.check(spec.template)
     members = [await known_to_hub(authority, member) for member in spec.members]
-    size = storage_limit(authority.policy.current, spec.name)
     async with authority.store.read() as unit:
         await _check_free(unit, spec.name)
+        size = await size_of_new(unit, authority.policy.current, spec.name)
     workspace_id = new_id("w")
     # The volume first: a workspace without one would be half-made. A lost race for the name takes it away again.
     await authority.volumes.ensure(workspace_id, spec.name, size)
@@ -146,10 +147,6 @@ async def _check_free(unit: Unit, name: str) -> None:
         )
 
 
-def _is_own(workspace: WorkspaceRow, user: UserRef) -> bool:
-    return (workspace.personal_user, workspace.personal_created) == (user.name, user.created)
-
-
 def _capped(standing: Standing) -> Standing:
     return Standing(standing.workspace, Role.EDITOR) if standing.role is Role.OWNER else standing
 
@@ -158,7 +155,7 @@ async def _views(authority: Authority, unit: Unit, user: UserRef, found: Iterabl
     found = list(found)
     launches = await unit.launches.active_of(user.name, user.created)
     counts = await unit.members.counts([standing.workspace.id for standing in found])
-    servers = servers_shown(authority, user, len(launches))
+    servers = await servers_shown(authority, unit, user, len(launches))
     return [
         WorkspaceView(
             workspace_id=standing.workspace.id,
@@ -176,11 +173,12 @@ async def _views(authority: Authority, unit: Unit, user: UserRef, found: Iterabl
     ]
 
 
-def servers_shown(authority: Authority, user: UserRef, used: int) -> ServersShown:
+async def servers_shown(authority: Authority, unit: Unit, user: UserRef, used: int) -> ServersShown:
     """How many of a person's servers run or start, and their limit; none is shown while no policy is in force."""
     try:
         quotas = authority.policy.current.quotas
     except MaestroError:
         return ServersShown(used=used, limit=None)
-    limits = limits_for(quotas, user.name, user.groups, None)
-    return ServersShown.model_validate(shown_servers(limits, InUse(user_launches=used)))
+    overrides = await unit.quotas.holding((user.name, user.created), user.groups, None)
+    limits = limits_for(quotas, user.name, user.groups, None, overrides)
+    return ServersShown.model_validate(shown_servers(limits, InUse(Use(servers=used))))

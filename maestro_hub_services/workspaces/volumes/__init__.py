@@ -14,7 +14,13 @@ from maestro_hub_services.store import WorkspaceRow
 
 
 class Volumes(Protocol):
-    """Makes volumes and says how a launch mounts them. All methods are safe to repeat."""
+    """Makes volumes and says how a launch mounts them. All methods are safe to repeat.
+
+    Attributes:
+        holds_size: whether the storage itself refuses what is over a volume's size; where not, new launches are.
+    """
+
+    holds_size: bool
 
     async def ensure(self, workspace_id: str, name: str, size: int | None) -> None:
         """See that a workspace has its volume.

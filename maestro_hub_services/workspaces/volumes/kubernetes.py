@@ -36,6 +36,8 @@ class KubernetesVolumes:
         settings: namespace (empty: the service's own), class, size and access mode of the claims.
     """
 
+    holds_size = True
+
     def __init__(self, settings: Settings) -> None:
         self._namespace = settings.namespace
         self._storage_class = settings.storage_class or None

@@ -29,6 +29,8 @@ class LocalVolumes:
         state: the installation's state directory.
     """
 
+    holds_size = False
+
     def __init__(self, state: Path) -> None:
         self._workspaces = state / "workspaces"
         self._homes = state / "homes"

@@ -1,4 +1,4 @@
-"""Quotas: limits that admins set at runtime, charges (who held what, how long), groups of launches, measured storage."""
+"""Quotas: limits that admins set at runtime, charges (who held what how long), groups of launches, measured storage."""
 
 from datetime import UTC, datetime
 

@@ -1,0 +1,97 @@
+"""Quotas that admins set at runtime; each wins over the figure of the same level in ``maestro.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maestro_core.quota import Override
+
+from .clock import now
+from .tables import quota_override
+
+_FIGURE = [
+    quota_override.c.level,
+    quota_override.c.name,
+    quota_override.c.limit_name.label("limit"),
+    quota_override.c.value,
+    quota_override.c.set_by,
+    quota_override.c.set_at,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a figure is set: a level, a name where it has one, and what tells who had that name (the user's creation
+    stamp, the workspace's id): somebody or something re-created under the name inherits no figure."""
+
+    level: str
+    name: str = ""
+    stamp: str = ""
+
+
+class QuotaRepository:
+    """Runtime quotas of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._db = connection
+
+    async def every(self) -> list[tuple[Place, Override]]:
+        """All of them, by level, name and limit."""
+        table = quota_override.c
+        query = select(*_FIGURE, table.stamp).order_by(table.level, table.name, table.limit_name)
+        found = []
+        for row in (await self._db.execute(query)).mappings():
+            values = dict(row)
+            place = Place(values["level"], values["name"], values.pop("stamp"))
+            found.append((place, Override(**values)))
+        return found
+
+    async def holding(
+        self, user: tuple[str, str], groups: Collection[str], workspace: tuple[str, str] | None
+    ) -> list[Override]:
+        """Those that hold for one person in one workspace.
+
+        Args:
+            user: name and creation stamp.
+            groups: the Hub groups of the user.
+            workspace: name and id.
+        """
+        places = [Place("everyone"), Place("pool"), Place("user", *user)]
+        if workspace is not None:
+            places.append(Place("workspace", *workspace))
+        conditions = [_at(place) for place in places]
+        if groups:
+            levels = quota_override.c.level.in_(("group", "group-pool"))
+            conditions.append(and_(levels, quota_override.c.name.in_(sorted(groups))))
+        query = select(*_FIGURE).where(or_(*conditions))
+        return [Override(**row) for row in (await self._db.execute(query)).mappings()]
+
+    async def get(self, place: Place, limit: str) -> Override | None:
+        """One figure."""
+        query = select(*_FIGURE).where(_at(place), quota_override.c.limit_name == limit)
+        row = (await self._db.execute(query)).mappings().first()
+        return None if row is None else Override(**row)
+
+    async def put(self, place: Place, limit: str, value: float, by: str) -> None:
+        """Set one. The caller holds a write transaction."""
+        values: dict[str, Any] = {"value": value, "set_by": by, "set_at": now()}
+        if await self.get(place, limit) is None:
+            keys = {"level": place.level, "name": place.name, "stamp": place.stamp, "limit_name": limit}
+            await self._db.execute(insert(quota_override), {**keys, **values})
+        else:
+            change = update(quota_override).where(_at(place), quota_override.c.limit_name == limit)
+            await self._db.execute(change.values(**values))
+
+    async def remove(self, place: Place, limit: str) -> None:
+        """Forget one."""
+        await self._db.execute(delete(quota_override).where(_at(place), quota_override.c.limit_name == limit))
+
+
+def _at(place: Place) -> Any:
+    table = quota_override.c
+    return and_(table.level == place.level, table.name == place.name, table.stamp == place.stamp)
