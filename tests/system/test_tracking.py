@@ -666,6 +666,7 @@ def test_it_answers_at_once_is_small_and_ends_with_its_parent(tmp_path: Path) ->
     program = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-m', 'maestro_hub_services.tracking'])"
     began = time.monotonic()
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    started: list[int] = []
     try:
         until(lambda: _answers(address), "the port answers")
         answered = time.monotonic() - began
@@ -675,7 +676,7 @@ def test_it_answers_at_once_is_small_and_ends_with_its_parent(tmp_path: Path) ->
         assert call.json()["error_code"] == "TEMPORARILY_UNAVAILABLE" and call.headers["retry-after"] == "2"
         until(lambda: httpx.get(f"{address}{PREFIX}health").status_code == 200, "MLflow is ready")
         ready = time.monotonic() - began
-        (child,) = processes(parent.pid)
+        (child,) = started = processes(parent.pid)
         memory = memory_mb(child)
         print(f"answers after {answered:.1f} s, ready after {ready:.1f} s, {memory:.0f} MB")
         assert answered < ready and memory < 550
@@ -687,7 +688,8 @@ def test_it_answers_at_once_is_small_and_ends_with_its_parent(tmp_path: Path) ->
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
     finally:
-        for pid in [*processes(parent.pid), parent.pid] if parent.poll() is None else []:
+        left = [*processes(parent.pid), parent.pid] if parent.poll() is None else list(filter(alive, started))
+        for pid in left:  # a failed test leaves nobody behind
             os.kill(pid, signal.SIGKILL)
         parent.wait()
 
