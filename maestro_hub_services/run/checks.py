@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -93,29 +94,34 @@ def _used(maestro: Installation, name: str) -> bool:
 def _free(host: str, wanted: int, shown: str, variable: str, taken: set[int]) -> int:
     if wanted in taken:
         raise Refused(f"Port {shown} is that of another part of Maestro as well: set {variable} to another one.")
-    for _ in range(20):
-        try:
-            with socket.create_server(
-                (host, wanted), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            ) as probe:
-                found: int = probe.getsockname()[1]
-        except PermissionError:
-            raise Refused(f"Port {shown} is for root alone: set {variable} to one above 1023.") from None
-        except socket.gaierror:
-            raise Refused(
-                f"MAESTRO_HOST is no address of this machine: {host[:80]!r}; take 127.0.0.1 or 0.0.0.0."
-            ) from None
-        except OSError as error:
+    if wanted:
+        if error := _bind_problem(host, wanted):
             sentence = _BIND_ERRORS.get(error.errno or 0, _BIND_ERRORS[0])
             why = error.strerror or type(error).__name__
-            raise Refused(sentence.format(shown=shown, variable=variable, host=host, why=why)) from None
-        if found not in taken:
-            return found
-    raise Refused("No free port was found; set the ports yourself (docs/configuration.md).")
+            raise Refused(sentence.format(shown=shown, variable=variable, host=host[:80], why=why))
+        return wanted
+    for _ in range(200):
+        port = secrets.choice(RANDOM_PORTS)
+        if port not in taken and not _bind_problem(host, port):
+            return port
+    raise Refused(f"No free port was found for {shown}: set {variable}, and see that MAESTRO_HOST is right.")
 
+
+def _bind_problem(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        return error
+    return None
+
+
+#: below those that the system gives to outgoing connections: one that is free now is not taken a second later
+RANDOM_PORTS = range(20000, 32000)
 
 _BIND_ERRORS = {
     0: "Port {shown} cannot be used ({why}): set {variable} to another one.",
     errno.EADDRINUSE: "Port {shown} is in use: end what uses it, or set {variable} to another one (0: any free one).",
+    errno.EACCES: "Port {shown} is for root alone: set {variable} to one above 1023.",
     errno.EADDRNOTAVAIL: "MAESTRO_HOST is no address of this machine: {host!r}; take 127.0.0.1 or 0.0.0.0.",
+    socket.EAI_NONAME: "MAESTRO_HOST is no address of this machine: {host!r}; take 127.0.0.1 or 0.0.0.0.",
 }
