@@ -21,7 +21,10 @@ _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 #: the alias under which everyone finds their personal workspace in the API
 PERSONAL = "personal"
 #: names that are never a workspace: aliases and path words
-RESERVED = frozenset({PERSONAL, "all", "new", "none", "api", "admin", "default"})
+RESERVED = frozenset(
+    {PERSONAL, "all", "new", "none", "api", "admin", "default"}
+    | {"workspaces", "ajax-api", "static-files"}  # MLflow's own: its workspaces have the same names
+)
 
 
 def valid_name(text: object) -> bool:
@@ -42,13 +45,14 @@ def check_name(text: object, what: str = "workspace") -> str:
 
 
 def check_new_workspace_name(text: object) -> str:
-    """Like :func:`check_name`, and not reserved, and not shaped like a personal workspace's name (``u-...-xxxxxx``) or an id.
+    """Like :func:`check_name`, and two characters at least (MLflow's rule), not reserved, and not shaped like an id or
+    a personal workspace's name (``u-...-xxxxxx``).
 
     Raises:
         MaestroError: ``invalid_name``.
     """
     name = check_name(text)
-    if name in RESERVED or _PERSONAL.fullmatch(name) or is_workspace_id(name):
+    if len(name) == 1 or name in RESERVED or _PERSONAL.fullmatch(name) or is_workspace_id(name):
         raise MaestroError(
             "invalid_name", f"{name!r} is kept for the system; take another name for the workspace.", {"field": "name"}
         )

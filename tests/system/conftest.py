@@ -2,7 +2,7 @@
 
 ``maestro`` (session)   THE running system: one ``python -m maestro_hub_services.run`` on a temporary state, all ports
                         random, the admin signed in. A :class:`house.Maestro`: ``url``, ``ready``, ``state``, ``admin``,
-                        ``person("ann")`` (signed up, approved, signed in), ``account(name, action)``, ``log()``.
+                        ``person("ann")`` (added by the admin, signed in), ``account(name, action)``, ``log()``.
                         People (:class:`house.Person`) have ``get``, ``submit`` (a form, its XSRF token),
                         ``token()``, ``api()`` (Maestro's REST API), ``hub()`` (the Hub's), ``name``, ``password``.
 ``new_run``             starts further runs on states of their own (for what ends or breaks a run): a function

@@ -48,7 +48,7 @@ def jupyterhubs_own_rule(name: str) -> bool:
 
 
 class TestWorkspaces:
-    @pytest.mark.parametrize("name", ["a", "demo", "ml-research-team", "a1", "x" * 30, "a-1-b"])
+    @pytest.mark.parametrize("name", ["ab", "demo", "ml-research-team", "a1", "x" * 30, "a-1-b"])
     def test_names_that_are_taken(self, name: str) -> None:
         assert check_name(name) == check_new_workspace_name(name) == name
 
@@ -65,7 +65,9 @@ class TestWorkspaces:
     def test_the_rule_is_the_hubs(self, name: str) -> None:
         assert valid_name(name) == jupyterhubs_own_rule(name)
 
-    @pytest.mark.parametrize("name", [*sorted(RESERVED), personal_workspace_name("ann", "c"), "u-0123ab"])
+    @pytest.mark.parametrize(
+        "name", [*sorted(RESERVED), personal_workspace_name("ann", "c"), "u-0123ab", "a", f"w-{5:020x}"]
+    )
     def test_a_new_one_takes_no_name_of_the_systems(self, name: str) -> None:
         with pytest.raises(MaestroError, match="kept for the system"):
             check_new_workspace_name(name)
