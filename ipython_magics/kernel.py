@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from maestro_core.environment import VIEWER_HOME
+
 #: the kernel's id, for the programs that it starts
 KERNEL_ID = "MAESTRO_KERNEL_ID"
 
@@ -65,6 +67,14 @@ _finder = NotebookFinder()
 def notebook_path() -> str | None:
     """The path, below the workspace's folder, of the notebook that this process belongs to; None if there is none."""
     return _finder.path()
+
+
+def notebook_file(path: str) -> Path:
+    """The file of a notebook: in the workspace's folder, or in a viewer's home, which the file browser shows there."""
+    first, _, rest = path.partition("/")
+    if first == VIEWER_HOME and rest and os.environ.get("MAESTRO_ROLE") == "viewer":
+        return Path.home() / rest
+    return Path(os.environ.get("MAESTRO_WORKSPACE_DIR", ""), path)
 
 
 def _ask_server() -> str | None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from . import address, kernel, links
@@ -99,7 +98,7 @@ class Runs:
             path = kernel.notebook_path()
             if path is None:
                 raise NotDone("This kernel belongs to no notebook that can be found; nothing was logged.")
-            file = Path(os.environ.get("MAESTRO_WORKSPACE_DIR", ""), path)
+            file = kernel.notebook_file(path)
             try:
                 saved = time.strftime("%H:%M:%S", time.localtime(file.stat().st_mtime))
             except OSError as error:

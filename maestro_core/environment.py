@@ -44,6 +44,9 @@ def plan_environment(environment: Mapping[str, str]) -> dict[str, str]:
 #: the variable in which a launch carries a workspace's own variables to its kernels, as a JSON object
 KERNEL_ENVIRONMENT = "MAESTRO_KERNEL_ENV"
 
+#: the folder in which a viewer's file browser, and so the path of a notebook, shows their private home
+VIEWER_HOME = "My home"
+
 #: what a workspace may set for its kernels and terminals: where they import from, time and language, threads, caches
 ALLOWED_NAMES = frozenset({
     "PYTHONPATH", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "JUPYTER_ENABLE_LAB", "TZ", "LANG", "LANGUAGE",

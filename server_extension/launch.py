@@ -26,6 +26,7 @@ class Launch:
         environment: the virtual environment that kernels and terminals use; on local disk, made anew by each start.
         home: the user's private folder of this workspace.
         prefix: what the server runs from; read-only.
+        viewer: whether the user is a viewer, for whom the workspace is read-only.
     """
 
     workspace: str
@@ -33,6 +34,7 @@ class Launch:
     environment: Path
     home: Path
     prefix: Path
+    viewer: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], prefix: str = sys.prefix) -> Launch:
@@ -57,6 +59,7 @@ class Launch:
             environment=environment,
             home=home,
             prefix=Path(prefix),
+            viewer=environ.get("MAESTRO_ROLE") == "viewer",
         )
 
     @property

@@ -33,7 +33,12 @@ EVENT_SCHEMA = {
 }
 HEARTBEAT_SECONDS = 30.0
 #: packages that are imported by the first part that runs
-_SLOW_IMPORTS = ("server_extension.board", "server_extension.heartbeat", "server_extension.meter")
+_SLOW_IMPORTS = (
+    "server_extension.board",
+    "server_extension.heartbeat",
+    "server_extension.meter",
+    "server_extension.sentences",
+)
 
 
 def heartbeat_seconds(environ: Mapping[str, str]) -> float:
@@ -56,6 +61,7 @@ class Life:
     def __init__(self, server: Any, environ: Mapping[str, str]) -> None:
         self._server = server
         self._environ = environ
+        self._viewer = environ.get("MAESTRO_ROLE") == "viewer"
         self._sampler = Sampler()
         self._seconds = heartbeat_seconds(environ)
         self._storage = Storage(Path(environ.get("MAESTRO_WORKSPACE_DIR") or server.root_dir), self._seconds)
@@ -68,9 +74,10 @@ class Life:
         """Called when the server is up."""
         self._spawn(self._begin())
 
-    def notices(self) -> list[dict[str, Any]]:
-        """What the user is to be told now, as JSON."""
-        return [notice.model_dump(mode="json") for notice in self._board.shown()] if self._board else []
+    def shown(self) -> dict[str, Any]:
+        """What the user is to be told now, and whether they are a viewer: JSON."""
+        notices = self._board.shown() if self._board else ()
+        return {"viewer": self._viewer, "notices": [notice.model_dump(mode="json") for notice in notices]}
 
     def dismiss(self, notice_id: str) -> None:
         """The user has read a notice."""
@@ -93,8 +100,11 @@ class Life:
         from .board import Board
         from .heartbeat import Pulse
         from .meter import Meter
+        from .sentences import viewer_notice
 
         self._board = Board(changed=self._tell_windows)
+        if self._viewer:
+            self._board.post(viewer_notice(self._environ))
         meter = Meter(
             self._server,
             self._environ,

@@ -1,4 +1,4 @@
-"""What JupyterLab asks this server about notices.
+"""What our part of JupyterLab asks this server: notices, "Keep it running", and a viewer's copy.
 
 A request here is signed in as all of Jupyter's are: by token, or by cookie with the XSRF token.
 """
@@ -17,6 +17,7 @@ from .service import NotAnswered
 NOTICES = r"/maestro/notices"
 NOTICE = r"/maestro/notices/(?P<notice_id>[^/]{1,300})"
 KEEP = r"/maestro/keep"
+COPY_HOME = r"/maestro/copy-home"
 NOT_KEPT = "Maestro does not answer, so the server is not kept yet; press the button again in a moment."
 
 
@@ -36,7 +37,7 @@ class _Handler(APIHandler):
 
 
 class NoticesHandler(_Handler):
-    """``GET /maestro/notices``: ``{"notices": [...]}`` as in :class:`maestro_core.usage.Notices`."""
+    """``GET /maestro/notices``: ``{"viewer", "notices"}``, the notices as in :class:`maestro_core.usage.Notices`."""
 
     # An open window asks by itself: that is nobody at work.
     _track_activity = False
@@ -44,8 +45,8 @@ class NoticesHandler(_Handler):
     @web.authenticated
     @authorized
     async def get(self) -> None:
-        """All that the user is to be told now."""
-        self.finish({"notices": self.life.notices()})
+        """All that the user is to be told now, and whether they are a viewer here."""
+        self.finish(self.life.shown())
 
 
 class NoticeHandler(_Handler):
@@ -76,7 +77,33 @@ class KeepHandler(_Handler):
         except NotAnswered as error:
             self.log.info("Maestro's service: %s", error)
             raise web.HTTPError(502, NOT_KEPT) from None
-        self.finish({"notices": self.life.notices()})
+        self.finish(self.life.shown())
+
+
+class CopyHomeHandler(_Handler):
+    """``POST /maestro/copy-home`` ``{"path", "type"?, "format"?, "content"?}``: ``{"path"}`` of the copy.
+
+    With content, that is what is in the user's window; without, what is on disk.
+    """
+
+    auth_resource = "contents"
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Copy a document of the workspace into the viewer's home.
+
+        Raises:
+            web.HTTPError: 400, the body is none; 404, this is no viewer's server; as the contents manager's ``save``.
+        """
+        copy_home = getattr(self.contents_manager, "copy_home", None)
+        if copy_home is None:
+            raise web.HTTPError(404, "You are no viewer here: save the file where it is.")
+        body = self.get_json_body()
+        if not isinstance(body, dict) or not isinstance(body.get("path"), str) or not body["path"].strip("/"):
+            raise web.HTTPError(400, "A copy needs the path of a file.")
+        model = {name: body.get(name) for name in ("type", "format", "content")} if "content" in body else None
+        self.finish({"path": await copy_home(body["path"], model)})
 
 
 def rules(base: str, life: Life) -> list[tuple[Any, ...]]:
@@ -85,5 +112,5 @@ def rules(base: str, life: Life) -> list[tuple[Any, ...]]:
     Args:
         base: the server's base URL.
     """
-    handlers = {NOTICES: NoticesHandler, NOTICE: NoticeHandler, KEEP: KeepHandler}
+    handlers = {NOTICES: NoticesHandler, NOTICE: NoticeHandler, KEEP: KeepHandler, COPY_HOME: CopyHomeHandler}
     return [(base.rstrip("/") + path, handler, {"life": life}) for path, handler in handlers.items()]

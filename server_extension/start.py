@@ -77,6 +77,13 @@ FOLDERS = {
 }
 
 
+#: what a viewer's server has besides
+VIEWER = (
+    "--ServerApp.contents_manager_class=server_extension.viewer.ViewerContents",
+    "--ServerApp.kernel_manager_class=server_extension.viewer.ViewerKernels",
+)
+
+
 def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
     """What the server has in its environment beyond what the launch gave it."""
     folders = {name: place.format(home=launch.home, private=launch.private) for name, place in FOLDERS.items()}
@@ -111,6 +118,9 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         "--KernelManager.transport_encryption=auto",
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),  # the spawner decides who runs it
         "--LabApp.extension_manager=readonly",  # as the prefix is
+        # Found in the package itself: editable installs have no data files.
+        f"--LabApp.extra_labextensions_path={Path(__file__).resolve().parent / 'labextension'}",
+        *(VIEWER if launch.viewer else ()),
         *arguments,
     ]
 

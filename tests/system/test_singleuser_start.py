@@ -18,7 +18,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from maestro_core.launches import ENVIRONMENT_DIR, WORKSPACE_DIR
+from maestro_core.launches import ENVIRONMENT_DIR, HOME_DIR, WORKSPACE_DIR
 from maestro_core.roles import Role
 from tests.system.singleuser import (
     EXPERIMENT,
@@ -301,9 +301,43 @@ async def test_a_viewers_server_works_and_changes_nothing(tmp_path: Path, tracki
         assert "Read-only file system" in seen.text
         assert "Logged report.ipynb" in (await notebook.run("%mlflow_start_run seen\n%mlflow_log_notebook")).text
         saved = api("PUT", "api/contents/report.ipynb", json={"type": "notebook", "content": json.loads(content)})
-        assert saved.status_code >= 400
+        assert saved.status_code == 403
+        assert saved.json()["message"].startswith("You are viewer of demo, its files are read-only for you: save into")
         assert sorted(path.name for path in viewer.workspace.iterdir()) == ["report.ipynb"]
+        terminal = await viewer.server.terminal("touch new; echo the e''nd", ends="the end")
+        assert "Read-only file system" in terminal
         assert api("GET", "api/status").status_code == 200
+
+
+async def test_a_viewers_private_home_is_in_the_file_browser_and_takes_copies(tmp_path: Path, tracking: str) -> None:
+    (tmp_path / "workspace").mkdir()
+    empty = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "workspace" / "report.ipynb").write_text(json.dumps(empty))
+    with opened(tmp_path, tracking, role=Role.VIEWER) as viewer:
+        api = viewer.server.api
+        assert [entry["name"] for entry in api("GET", "api/contents/").json()["content"]] == ["report.ipynb", "My home"]
+        changed = empty | {"cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "mine"}]}
+        copy = {"path": "report.ipynb", "type": "notebook", "format": "json", "content": changed}
+        assert api("POST", "maestro/copy-home", json=copy).json() == {"path": "My home/report.ipynb"}
+        assert "mine" in (viewer.home / "report.ipynb").read_text()
+        for bad in ({}, {"path": 7}, {"path": "/"}, []):
+            assert api("POST", "maestro/copy-home", json=bad).status_code == 400
+        assert api("POST", "maestro/copy-home", json={"path": "../etc/passwd"}).status_code == 404
+        # the copy is a notebook like any other: it is saved, runs beside its files, and goes into a run
+        saved = api("PUT", "api/contents/My home/report.ipynb", json={"type": "notebook", "content": changed})
+        assert saved.status_code == 200 and saved.json()["path"] == "My home/report.ipynb"
+        notebook = viewer.server.open_notebook("My home/report.ipynb")
+        assert (await notebook.run("import os; print(os.getcwd())")).text.strip() == HOME_DIR
+        logged = await notebook.run("%mlflow_start_run copy\n%mlflow_log_notebook")
+        assert "Logged My home/report.ipynb" in logged.text
+        for path in ("My home/.jupyter", "My home/../workspace/report.ipynb", "My home/../../etc/passwd"):
+            assert api("GET", f"api/contents/{path}").status_code in (400, 404)
+
+
+def test_an_editor_is_offered_no_copy(editor: Opened) -> None:
+    refused = editor.server.api("POST", "maestro/copy-home", json={"path": "Start here.ipynb"})
+    assert refused.status_code == 404 and "You are no viewer here" in refused.json()["message"]
+    assert "My home" not in [entry["name"] for entry in editor.server.api("GET", "api/contents/").json()["content"]]
 
 
 # -- without a sandbox, as in a pod

@@ -1,0 +1,17 @@
+"""What this server tells its user by itself, each a notice of one sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from maestro_core.usage import Notice
+
+
+def viewer_notice(environ: Mapping[str, str]) -> Notice:
+    """A viewer learns where files and runs go."""
+    workspace, experiment = environ.get("MAESTRO_WORKSPACE", "this workspace"), environ.get("MAESTRO_EXPERIMENT", "")
+    return Notice(
+        id="viewer",
+        message=f"You are viewer of {workspace}: files are read-only for you. Your runs are logged to your personal "
+        f"workspace, experiment {experiment}.",
+    )
