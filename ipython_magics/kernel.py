@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from maestro_core.environment import VIEWER_HOME
-
 #: the kernel's id, for the programs that it starts
 KERNEL_ID = "MAESTRO_KERNEL_ID"
 
@@ -71,6 +69,8 @@ def notebook_path() -> str | None:
 
 def notebook_file(path: str) -> Path:
     """The file of a notebook: in the workspace's folder, or in a viewer's home, which the file browser shows there."""
+    from maestro_core.environment import VIEWER_HOME  # not at a kernel's start
+
     first, _, rest = path.partition("/")
     if first == VIEWER_HOME and rest and os.environ.get("MAESTRO_ROLE") == "viewer":
         return Path.home() / rest
