@@ -29,7 +29,7 @@ profiles:
   - {name: plain, cpu: 1, memory: 2Gi}
   - {name: gpu, cpu: 2, memory: 4Gi, gpu: 2}
 quotas:
-  everyone: {max_concurrent_notebooks: 3, max_cpu_total: 5, max_gpu_hours_per_month: 12}
+  everyone: {max_concurrent_notebooks: 3, max_cpu_total: 5, max_gpu_hours_per_month: 3}
   workspaces: {demo: {max_concurrent_notebooks: 4}}
   pools:
     everyone: {max_memory_total: 20Gi}
@@ -150,7 +150,7 @@ class LaunchMachine(RuleBasedStateMachine):
         return (
             len(own) < 3
             and sum(one.cpu for one in own) + cpu <= 5
-            and not (gpu and budget >= 12 * 3600)
+            and not (gpu and budget >= 3 * 3600 - 0.001)
             and not (demo and sum(one.demo for one in others) >= 4)
             and sum(one.memory for one in others) + memory <= 20
             and not (gpu and "ml" in person.groups and in_pool + gpu > 4)
@@ -185,10 +185,22 @@ class LaunchMachine(RuleBasedStateMachine):
             self.launches[plan.launch_id] = Launch(person.name, server, demo, profile, person.groups, self.wall)
             self.hub.alive[person.name, server] = False
 
+    @rule(who=st.integers(0, 2), server=st.sampled_from("abcd"), hours=st.sampled_from([0.5, 2, 5]))
+    def work(self, who: int, server: str, hours: float) -> None:
+        """What people do: start a server, work, and stop it."""
+        self.ask(who, server, False, "gpu")
+        for launch_id, launch in list(self.launches.items()):
+            if not launch.ended and (launch.user, launch.server) == (PEOPLE[who].name, server):
+                self.confirmed(launch_id, launch)
+                self.passes(hours)
+                self.ended(launch_id, launch, "stopped")
+
     @precondition(lambda self: self.launches)
     @rule(number=st.integers(0, 99))
     def confirm(self, number: int) -> None:
-        launch_id, launch = self.find(number)
+        self.confirmed(*self.find(number))
+
+    def confirmed(self, launch_id: str, launch: Launch) -> None:
         try:
             self.run(admission.confirm(self.authority, launch_id))
         except MaestroError as error:
@@ -203,7 +215,9 @@ class LaunchMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 99), reason=st.sampled_from(["stopped", "the image cannot be pulled"]))
     def end(self, number: int, reason: str) -> None:
         """A failure or a stop, once or again."""
-        launch_id, launch = self.find(number)
+        self.ended(*self.find(number), reason)
+
+    def ended(self, launch_id: str, launch: Launch, reason: str) -> None:
         self.run(admission.release(self.authority, launch_id, reason))
         if not launch.ended:
             self.hub.alive.pop((launch.user, launch.server), None)
@@ -228,9 +242,12 @@ class LaunchMachine(RuleBasedStateMachine):
             elif ready:
                 launch.confirmed = True
 
-    @rule(hours=st.sampled_from([0.01, 0.5, 1, 5]))
+    @rule(hours=st.sampled_from([0.01, 1, 2, 5]))
     def time_passes(self, hours: float) -> None:
         """A month's end lies a day ahead: hours of before it do not count after it."""
+        self.passes(hours)
+
+    def passes(self, hours: float) -> None:
         december = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
         before, self.wall, self.steady = self.wall, self.wall + hours * 3600, self.steady + hours * 3600
         crossed = before < december <= self.wall
@@ -239,6 +256,18 @@ class LaunchMachine(RuleBasedStateMachine):
                 launch.gpu_seconds = 0.0
             if launch.confirmed and not launch.ended:
                 launch.gpu_seconds += launch.gpu * (self.wall - max(before, december if crossed else before))
+
+    @rule(hours=st.sampled_from([-3, -0.5, 0.5, 3]))
+    def the_clock_is_set(self, hours: float) -> None:
+        """Not over the month's end, where hours would change the month with the clock."""
+        december = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+        if (self.wall < december) == (self.wall + hours * 3600 < december):
+            self.wall += hours * 3600
+            self.run(self._change())
+
+    async def _change(self) -> None:
+        async with self.authority.store.write():
+            pass  # any change sees the step
 
     # -- what always holds --------------------------------------------------------------------------------------------
 
