@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from .box import OPEN_WITHOUT_TLS, SHARED_ORIGIN, complain, say, show_box
 from .checks import LOOPBACK, Lock, Refused, check_policy, choose_ports
 from .processes import Process, Record, descendants, end, parts_of, wait_gone
 from .ready import endpoints, wait_ready
+from .stop import Stop
 
 ADMIN = "admin"
 READY_SECONDS = 120.0
@@ -90,8 +90,7 @@ class _Run:
         self._run = make_private_directory(maestro.state / "run")
         self._record = Record(self._run / "processes.json")
         self._ready = self._run / "ready.json"
-        self._stop = threading.Event()
-        self._hurry = False
+        self._stop = Stop(())
 
     def start(self) -> int:
         """Everything, until it ends."""
@@ -105,12 +104,11 @@ class _Run:
         for name in ("cookie_secret", "proxy_token", *SERVICE_TOKENS):
             maestro.key(name)
         passwords = self._passwords()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+        self._stop = Stop((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         adopt_orphans()
         hub = self._start_hub()
         try:
-            if not self._wait_ready(hub) or self._stop.is_set():
+            if not self._wait_ready(hub) or self._stop.asked:
                 return self._gone(hub)
             if self._demo:
                 demo.make_sample(maestro.local_url("/"), passwords[demo.ADMIN])
@@ -118,7 +116,7 @@ class _Run:
             self._show(passwords, notes)
             while not self._stop.wait(1.0) and hub.poll() is None:
                 self._keep_record(hub)
-            if not self._stop.is_set():
+            if not self._stop.asked:
                 return self._gone(hub)
             return 0
         finally:
@@ -194,7 +192,7 @@ class _Run:
     def _wait_ready(self, hub: subprocess.Popen[bytes]) -> bool:
         def going() -> bool:
             self._keep_record(hub)
-            return hub.poll() is None and not self._stop.is_set()
+            return hub.poll() is None and not self._stop.asked
 
         host = urlsplit(self._maestro.subdomain_host).netloc
         silent = wait_ready(endpoints(self._maestro), READY_SECONDS, going, host)
@@ -238,16 +236,12 @@ class _Run:
 
     # -- after ----------------------------------------------------------------------------------------------------
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        self._hurry = self._stop.is_set()
-        self._stop.set()
-
     def _log(self) -> Path:
         return self._maestro.state / "log" / "hub.log"
 
     def _gone(self, hub: subprocess.Popen[bytes]) -> int:
         """Say why the Hub is not there any more."""
-        if self._stop.is_set():
+        if self._stop.asked:
             return 0
         code = hub.wait()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
@@ -259,7 +253,7 @@ class _Run:
 
     def _end(self, hub: subprocess.Popen[bytes]) -> None:
         """End the Hub, then all that it or its children left. After a crash of the Hub its notebook servers stay."""
-        crashed = hub.poll() is not None and not self._stop.is_set()
+        crashed = hub.poll() is not None and not self._stop.asked
         self._ready.unlink(missing_ok=True)
         if crashed and not self._demo:
             end(self._record.read(), 5.0)
@@ -274,7 +268,7 @@ class _Run:
         if hub.poll() is None:
             hub.terminate()
         limit = time.monotonic() + STOP_SECONDS
-        while hub.poll() is None and time.monotonic() < limit and not self._hurry:
+        while hub.poll() is None and time.monotonic() < limit and not self._stop.hurry:
             wait_gone([_process(hub)], 0.2)
         if hub.poll() is None:
             hub.kill()

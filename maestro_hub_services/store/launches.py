@@ -172,7 +172,7 @@ class LaunchRepository:
 
 def _sums(condition: Any = None) -> list[Any]:
     """Number of launches, cores, bytes and GPUs of those that fulfil the condition."""
-    columns = (literal_column("1"), launch.c.cpu, launch.c.memory, launch.c.gpu)
+    columns: tuple[Any, ...] = (literal_column("1"), launch.c.cpu, launch.c.memory, launch.c.gpu)
     chosen = columns if condition is None else [case((condition, column), else_=0) for column in columns]
     return [func.coalesce(func.sum(column), 0) for column in chosen]
 
