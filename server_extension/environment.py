@@ -115,7 +115,12 @@ def write_terminal(launch: Launch, variables: Mapping[str, str], environ: Mappin
     shell = environ.get("SHELL", "")
     if not shell.endswith("sh") or not os.access(shell, os.X_OK):
         shell = shutil.which("bash") or "/bin/sh"
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # As kernels (server_extension.provisioner): what a terminal starts dies before the server.
+    lines = [
+        "{ own=$(cat /proc/self/oom_score_adj) && "
+        "echo $((own + 500 > 1000 ? 1000 : own + 500)) > /proc/self/oom_score_adj; } 2>/dev/null"
+    ]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     lines += [
         # Jupyter gives a folder if one was asked for; the server itself runs in /.
         f'if [ "$PWD" = / ]; then cd {shlex.quote(str(launch.workspace_dir))}; fi',

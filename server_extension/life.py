@@ -12,9 +12,14 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jupyter_core.utils import ensure_async
+
+from . import provisioner
+from .kernels import notebook_of
+from .memory import OutOfMemory
 from .service import NotAnswered, Service
 from .storage import Storage
-from .usage.sampler import Sample, Sampler
+from .usage.sampler import Sampler
 
 if TYPE_CHECKING:
     from .board import Board
@@ -67,6 +72,7 @@ class Life:
         self._storage = Storage(Path(environ.get("MAESTRO_WORKSPACE_DIR") or server.root_dir), self._seconds)
         self._board: Board | None = None
         self._pulse: Pulse | None = None
+        self._memory: OutOfMemory | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         server.event_logger.register_event_schema(EVENT_SCHEMA)
 
@@ -105,11 +111,15 @@ class Life:
         self._board = Board(changed=self._tell_windows)
         if self._viewer:
             self._board.post(viewer_notice(self._environ))
+        self._memory = OutOfMemory(
+            self._sampler.oom_kills, self._tell_memory, self._notebook, asyncio.get_running_loop().time
+        )
+        provisioner.killed.append(self._kernel_killed)
         meter = Meter(
             self._server,
             self._environ,
             self._sampler,
-            seen=self._seen,
+            seen=self._memory.look,
             workspace_bytes=lambda: self._storage.workspace_bytes,
             seconds=self._seconds / 2,
         )
@@ -119,8 +129,19 @@ class Life:
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())
 
-    def _seen(self, sample: Sample) -> None:
-        pass
+    def _kernel_killed(self, kernel_id: str) -> None:
+        if self._memory is not None:
+            self._spawn(self._memory.kernel_killed(kernel_id))
+
+    def _tell_memory(self, notice_id: str, sentence: str) -> None:
+        from .sentences import memory_notice
+
+        if self._board is not None:
+            self._board.post(memory_notice(notice_id, sentence))
+
+    async def _notebook(self, kernel_id: str) -> str | None:
+        sessions: list[dict[str, Any]] = await ensure_async(self._server.session_manager.list_sessions())
+        return notebook_of(kernel_id, sessions)
 
     def _tell_windows(self) -> None:
         self._server.event_logger.emit(schema_id=EVENT, data={})

@@ -15,3 +15,8 @@ def viewer_notice(environ: Mapping[str, str]) -> Notice:
         message=f"You are viewer of {workspace}: files are read-only for you. Your runs are logged to your personal "
         f"workspace, experiment {experiment}.",
     )
+
+
+def memory_notice(notice_id: str, sentence: str) -> Notice:
+    """A kernel or program was stopped for want of memory (:mod:`server_extension.memory` has the sentence)."""
+    return Notice(id=notice_id, kind="memory", level="error", message=sentence)

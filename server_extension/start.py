@@ -114,6 +114,8 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         # Whoever loses access to the server loses it within seconds, not within the Hub's usual five minutes.
         "--HubOAuth.cache_max_age=3",
         "--KernelSpecManager.ensure_native_kernel=False",
+        # Any kernel, a user's own too, dies before the server does.
+        "--KernelProvisionerFactory.default_provisioner_name=maestro-provisioner",
         # On one machine all servers share the loopback interface, and a kernel's output is sent to whoever connects.
         "--KernelManager.transport_encryption=auto",
         *(["--ServerApp.allow_root=True"] if os.geteuid() == 0 else []),  # the spawner decides who runs it
