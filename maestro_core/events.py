@@ -29,6 +29,13 @@ EVENTS: dict[str, EventKind] = {
     ),
     "launch_running": EventKind("A server came up.", ("server_name",)),
     "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),
+    "quota_set": EventKind(
+        "An admin set a quota at runtime; `was` is what was set at runtime before.",
+        ("level", "name", "limit", "value", "was"),
+    ),
+    "quota_removed": EventKind(
+        "An admin took back a quota of runtime: `maestro.yaml` counts again.", ("level", "name", "limit", "was")
+    ),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
     "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),
 }

@@ -8,12 +8,14 @@ from maestro_core.errors import MaestroError
 
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
+from .quotas import QuotaManager
 from .workspaces import WorkspaceManager
 
 __all__ = [
     "MaestroError",
     "NotebookLauncher",
     "NotebookSession",
+    "QuotaManager",
     "ResourceConfig",
     "Workspace",
     "WorkspaceManager",

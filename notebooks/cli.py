@@ -22,6 +22,7 @@ from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_me
 from .api import Api
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace
+from .quotas import QuotaManager
 from .settings import check_url, config_path, write_config
 from .workspaces import WorkspaceManager
 
@@ -254,8 +255,18 @@ def limits(connect: Callable[[], Api], workspace: str | None, json_: bool) -> No
     shown = WorkspaceManager(api=connect()).limits(workspace)
     if json_:
         return _print_json(shown)
-    rows = [[item["title"], item["shown"], item.get("in_use_shown") or "-", item["source"]] for item in shown["limits"]]
-    _table(["limit", "at most", "in use", "set for"], rows)
+    rows = [
+        [
+            item["title"],
+            item["shown"],
+            item.get("in_use_shown") or "-",
+            item.get("left_shown") or "-",
+            item["source"],
+            item.get("origin") or "-",
+        ]
+        for item in shown["limits"]
+    ]
+    _table(["limit", "at most", "in use", "left", "set for", "set by"], rows)
 
 
 @main.command()
@@ -269,6 +280,100 @@ def profiles(connect: Callable[[], Api], workspace: str | None, json_: bool) -> 
         return _print_json(found)
     rows = [[p["name"], f"{p['cpu']:g}", p["memory_shown"], _gpu(p), p["refusal"] or p["description"]] for p in found]
     _table(["profile", "cpu", "memory", "gpu", ""], rows)
+
+
+@main.group()
+def quota() -> None:
+    """Quotas, for admins: what is set in maestro.yaml and at runtime.
+
+    A figure that is set here wins over maestro.yaml's of the same level, from the next decision on. Nothing that runs
+    is ended by it.
+    """
+
+
+def _level(command: Command) -> Command:
+    """The options that say for whom a quota is set."""
+    for option in (
+        click.option("--pool", is_flag=True, help="What all people (with --group: all its members) may have together."),
+        click.option("--workspace", "-w", metavar="W", help="What all servers of this workspace may have together."),
+        click.option("--group", metavar="G", help="What each member of this Hub group may have."),
+        click.option("--user", metavar="U", help="What this user may have."),
+    ):
+        command = option(command)
+    return command
+
+
+def _for_whom(user: str | None, group: str | None, workspace: str | None, pool: bool) -> dict[str, str]:
+    named = {"user": user, "group": group, "workspace": workspace}
+    given = [(level, name) for level, name in named.items() if name is not None]
+    if len(given) > 1 or (pool and (user or workspace)):
+        raise MaestroError(
+            "invalid_request", "A quota is for everyone, or for one of --user, --group, --workspace; --pool goes with "
+            "--group or alone.",
+        )  # fmt: skip
+    level, name = given[0] if given else ("everyone", "")
+    if pool:
+        level = "group-pool" if name else "pool"
+    return {"level": level, "name": name}
+
+
+@quota.command("list")
+@as_json
+@click.pass_obj
+def quota_list(connect: Callable[[], Api], json_: bool) -> None:
+    """List every figure, for whom it is set, and where it stands."""
+    found = QuotaManager(api=connect()).quotas()
+    if json_:
+        return _print_json(found)
+    rows = [[q["limit"], q["set_for"], q["shown"], q["origin"], _hidden(q)] for q in found]
+    _table(["limit", "set for", "at most", "set by", "in the file"], rows)
+
+
+def _hidden(figure: dict[str, Any]) -> str:
+    return str(figure["file_shown"] or "-") if figure["set_by"] else "-"
+
+
+@quota.command("set")
+@click.argument("limit")
+@click.argument("value")
+@_level
+@click.pass_obj
+def quota_set(
+    connect: Callable[[], Api], limit: str, value: str, user: str | None, group: str | None, workspace: str | None,
+    pool: bool,
+) -> None:  # fmt: skip
+    """Set a figure at runtime: maestro quota set max_gpu_total 8 --group ml --pool
+
+    LIMIT is called as in maestro.yaml; VALUE is written as there: 8, 0.5, 64Gi.
+    """
+    made = QuotaManager(api=connect()).set(limit, value, **_for_whom(user, group, workspace, pool))
+    _say(f"{made['limit']} is {made['shown']} for {made['set_for']}.")
+
+
+@quota.command("unset")
+@click.argument("limit")
+@_level
+@click.pass_obj
+def quota_unset(
+    connect: Callable[[], Api], limit: str, user: str | None, group: str | None, workspace: str | None, pool: bool
+) -> None:
+    """Take back what was set at runtime; maestro.yaml counts again."""
+    QuotaManager(api=connect()).remove(limit, **_for_whom(user, group, workspace, pool))
+    _say(f"{limit} is taken back; maestro.yaml counts again.")
+
+
+@quota.command("near")
+@as_json
+@click.pass_obj
+def quota_near(connect: Callable[[], Api], json_: bool) -> None:
+    """List who has 80 % of a limit in use, or more."""
+    found = QuotaManager(api=connect()).near()
+    if json_:
+        return _print_json(found)
+    if not found:
+        return _say("Nobody has 80 % of a limit in use.")
+    rows = [[n["who"], n["limit"], n["in_use_shown"], n["shown"], f"{n['set_for']}, {n['origin']}"] for n in found]
+    _table(["who", "limit", "in use", "at most", "set for"], rows)
 
 
 @main.group()

@@ -41,6 +41,17 @@ class ChargeRepository:
         """Everyone's."""
         return await self._sum(month)
 
+    async def by_user(self, month: Month) -> dict[tuple[str, str], Hours]:
+        """The hours of every person (name and creation stamp) who used any."""
+        who = (charge.c.user, charge.c.user_created)
+        query = select(*who, *_hours(month)).where(_within(month)).group_by(*who)
+        return {(row[0], row[1]): Hours(*row[2:]) for row in await self._db.execute(query)}
+
+    async def by_workspace(self, month: Month) -> dict[str, Hours]:
+        """The hours of every workspace in which any were used."""
+        query = select(charge.c.workspace_id, *_hours(month)).where(_within(month)).group_by(charge.c.workspace_id)
+        return {row[0]: Hours(*row[1:]) for row in await self._db.execute(query)}
+
     async def of_groups(self, groups: Collection[str], month: Month) -> dict[str, Hours]:
         """The hours that the members of each of these Hub groups used together, as members."""
         if not groups:

@@ -117,6 +117,33 @@ class LaunchRepository:
         )
         return {row[0]: Held(*row[1:]) for row in await self._db.execute(query)}
 
+    async def held_by_user(self) -> dict[tuple[str, str], Held]:
+        """What every person (name and creation stamp) holds who has a reserved or running launch."""
+        who = (launch.c.user, launch.c.user_created)
+        query = select(*who, *_sums()).where(_ACTIVE).group_by(*who)
+        return {(row[0], row[1]): Held(*row[2:]) for row in await self._db.execute(query)}
+
+    async def held_by_workspace(self) -> dict[str, Held]:
+        """What is held in every workspace that has a reserved or running launch."""
+        query = select(launch.c.workspace_id, *_sums()).where(_ACTIVE).group_by(launch.c.workspace_id)
+        return {row[0]: Held(*row[1:]) for row in await self._db.execute(query)}
+
+    async def held_by_all(self) -> Held:
+        """What everyone holds."""
+        return Held(*(await self._db.execute(select(*_sums()).where(_ACTIVE))).one())
+
+    async def groups_by_user(self) -> dict[tuple[str, str], set[str]]:
+        """The noted groups of every person who has a reserved or running launch."""
+        query = (
+            select(launch.c.user, launch.c.user_created, launch_group.c.group_name)
+            .join(launch_group, launch_group.c.launch_id == launch.c.id)
+            .where(_ACTIVE)
+        )
+        found: dict[tuple[str, str], set[str]] = {}
+        for user, created, name in await self._db.execute(query):
+            found.setdefault((user, created), set()).add(name)
+        return found
+
     async def noted_groups(self, user: str | None = None, created: str | None = None) -> dict[str, set[str]]:
         """The noted groups of every reserved and running launch, or of those of one person."""
         query = (

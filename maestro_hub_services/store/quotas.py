@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.quota import Override
@@ -78,14 +78,13 @@ class QuotaRepository:
         return None if row is None else Override(**row)
 
     async def put(self, place: Place, limit: str, value: float, by: str) -> None:
-        """Set one. The caller holds a write transaction."""
+        """Set one, in place of what was set for an earlier bearer of the name. The caller holds a write transaction."""
+        table = quota_override.c
+        same = and_(table.level == place.level, table.name == place.name, table.limit_name == limit)
+        await self._db.execute(delete(quota_override).where(same))
         values: dict[str, Any] = {"value": value, "set_by": by, "set_at": now()}
-        if await self.get(place, limit) is None:
-            keys = {"level": place.level, "name": place.name, "stamp": place.stamp, "limit_name": limit}
-            await self._db.execute(insert(quota_override), {**keys, **values})
-        else:
-            change = update(quota_override).where(_at(place), quota_override.c.limit_name == limit)
-            await self._db.execute(change.values(**values))
+        keys = {"level": place.level, "name": place.name, "stamp": place.stamp, "limit_name": limit}
+        await self._db.execute(insert(quota_override), {**keys, **values})
 
     async def remove(self, place: Place, limit: str) -> None:
         """Forget one."""

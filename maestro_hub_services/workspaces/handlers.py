@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from maestro_core.figures import NearList, QuotaList, QuotaView
 from maestro_core.launches import FormView, LaunchList, LaunchPlan, LaunchStatus, LaunchView, ProfileList, TemplateList
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
@@ -18,8 +19,10 @@ from .domain import (
     launching,
     limits,
     members,
+    near,
     packages,
     people,
+    quotas,
     tracking,
     workspaces,
 )
@@ -82,6 +85,23 @@ async def remove_member(call: Call) -> None:
 
 async def view_limits(call: Call) -> LimitList:
     return await limits.view_limits(call.authority, call.caller, call.path["workspace"])
+
+
+async def list_quotas(call: Call) -> QuotaList:
+    return await quotas.list_quotas(call.authority, call.caller)
+
+
+async def put_quota(call: Call) -> QuotaView:
+    return await quotas.put_quota(call.authority, call.caller, call.path["limit"], call.body)
+
+
+async def remove_quota(call: Call) -> None:
+    level, name = call.query.get("level") or "everyone", call.query.get("name", "")
+    await quotas.remove_quota(call.authority, call.caller, call.path["limit"], level, name)
+
+
+async def list_near(call: Call) -> NearList:
+    return await near.list_near(call.authority, call.caller)
 
 
 async def list_profiles(call: Call) -> ProfileList:

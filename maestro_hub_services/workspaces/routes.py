@@ -12,6 +12,7 @@ from typing import Any
 
 from tornado.web import RequestHandler
 
+from maestro_core.figures import NearList, QuotaList, QuotaSpec, QuotaView
 from maestro_core.launches import (
     FormRequest,
     FormView,
@@ -42,12 +43,16 @@ from maestro_core.workspaces import (
 from . import handlers as do
 from .authority import Authority
 from .http import ApiHandler, Query, Route, UnknownPath
-from .identity import AUTHORIZE, MANAGE, PLAN, POLICY, USE, Identity
+from .identity import ADMIN, AUTHORIZE, MANAGE, PLAN, POLICY, USE, Identity
 from .openapi import OpenApiHandler, document
 
 API = "api/v1/jupyter"
 _ALL = (Query("all", "1: everybody's, for admins"),)
 _OF = (Query("workspace", "its name; left out: the personal one"),)
+_FIGURE_OF = (
+    Query("level", "everyone (default), group, user, workspace, pool or group-pool"),
+    Query("name", "of the group, user or workspace"),
+)
 _POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
@@ -67,6 +72,12 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", M + "/{kind}/{name}", MANAGE, do.remove_member, None,
           "Remove a member (owners; anybody themselves); kind is `user` or `group`", statuses=(204,)),
     Route("GET", W + "/limits", USE, do.view_limits, LimitList, "My limits there, what is in use, who set them"),
+    Route("GET", "/quotas", ADMIN, do.list_quotas, QuotaList, "Every figure that is set, and who set it"),
+    Route("GET", "/quotas/near", ADMIN, do.list_near, NearList, "Who has 80 % of a limit in use, or more"),
+    Route("PUT", "/quotas/{limit}", ADMIN, do.put_quota, QuotaView,
+          "Set a figure at runtime; it wins over `maestro.yaml`", QuotaSpec),
+    Route("DELETE", "/quotas/{limit}", ADMIN, do.remove_quota, None, "Take it back: `maestro.yaml` counts again",
+          query=_FIGURE_OF, statuses=(204,)),
     Route("GET", "/profiles", USE, do.list_profiles, ProfileList, "The profiles that are open to me", query=_OF),
     Route("GET", "/templates", USE, do.list_templates, TemplateList, "The notebook templates"),
     Route("GET", "/launches", USE, do.list_launches, LaunchList, "My servers that run or start", query=_ALL),

@@ -17,6 +17,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from maestro_core.errors import MaestroError
+from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.launches import LaunchStatus, LaunchView
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
@@ -55,6 +56,11 @@ def launch(name: str, user: str = "ann", status: LaunchStatus = LaunchStatus.RUN
     )
 
 
+def quota(limit: str, level: str, shown: str, set_by: str | None = None, **values: Any) -> QuotaView:
+    known = {"name": "", "set_for": level, "title": limit, "value": 1.0, "origin": set_by or "maestro.yaml"}
+    return QuotaView(level=level, limit=limit, shown=shown, set_by=set_by, **(known | values))
+
+
 @dataclass
 class FakeDesk:
     """Answers from lists, refuses what it is told to refuse, and remembers what it was asked to do."""
@@ -68,6 +74,8 @@ class FakeDesk:
     limits_refusal: MaestroError | None = None
     policy_status: PolicyStatus = field(default_factory=lambda: PolicyStatus("maestro.yaml", "abc123", None))
     done: list[tuple[Any, ...]] = field(default_factory=list)
+    figures: list[QuotaView] = field(default_factory=list)
+    near_ones: list[NearView] = field(default_factory=list)
 
     def _do(self, *what: Any) -> None:
         if self.refusal is not None:
@@ -116,6 +124,19 @@ class FakeDesk:
     async def stop(self, session_id: str) -> LaunchView:
         self._do("stop", session_id)
         return launch("demo")
+
+    async def quotas(self) -> list[QuotaView]:
+        return self.figures
+
+    async def near(self) -> list[NearView]:
+        return self.near_ones
+
+    async def set_quota(self, limit: str, spec: QuotaSpec) -> QuotaView:
+        self._do("set_quota", limit, spec.level, spec.name, spec.value)
+        return quota(limit, spec.level, str(spec.value), "root")
+
+    async def remove_quota(self, limit: str, level: str, name: str) -> None:
+        self._do("remove_quota", limit, level, name)
 
     def policy(self) -> PolicyStatus:
         return self.policy_status
@@ -272,7 +293,17 @@ async def test_a_session_that_may_not_manage_sends_no_form(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    "action", ["new", "w/demo/about", "w/demo/members", "w/demo/members/remove", "w/demo/archive", "stop/l-demo"]
+    "action",
+    [
+        "new",
+        "w/demo/about",
+        "w/demo/members",
+        "w/demo/members/remove",
+        "w/demo/archive",
+        "stop/l-demo",
+        "admin/quotas",
+        "admin/quotas/remove",
+    ],
 )
 async def test_no_form_is_taken_without_its_xsrf_token(world: World, action: str) -> None:
     browser = await world.sign_in()
@@ -549,6 +580,54 @@ async def test_a_form_sends_nobody_to_another_site(world: World) -> None:
     for back in ("https://evil.example", "//evil.example", "../../hub/logout", "admin"):
         answer = await browser.client.post(f"{PREFIX}stop/l-demo", data={"_xsrf": token, "back": back})
         assert answer.headers["location"].startswith(f"{PREFIX}w/")
+
+
+# Quotas
+
+
+async def test_an_admin_sees_every_figure_and_takes_back_what_was_set_at_runtime(world: World) -> None:
+    world.desk.figures = [
+        quota("max_cpu_total", "everyone", "8"),
+        quota("max_gpu_total", "group-pool", "8", "root", name="ml", set_for="the pool of group ml", file_shown="2"),
+    ]
+    near = {"limit": "max_gpu_total", "title": "GPUs", "in_use_shown": "7", "shown": "8", "set_for": "x", "origin": "y"}
+    world.desk.near_ones = [NearView(who="group ml together", share=0.875, **near)]
+    browser = await world.sign_in("ann", USE, MANAGE, ADMIN)
+    await browser.get("admin")
+    assert browser.page.find("a", string="Quotas")["href"] == f"{PREFIX}admin/quotas"
+    await browser.get("admin/quotas")
+    assert "group ml together" in browser.page.find(id="near").get_text() and "(88 %)" in browser.text()
+    figures = browser.page.find(id="figures")
+    assert "root (in the file: 2)" in " ".join(figures.get_text().split())
+    assert len(figures.find_all("form")) == 1, "the file's figures are changed in the file"
+    await browser.send("admin/quotas/remove")
+    assert world.desk.done == [("remove_quota", "max_gpu_total", "group-pool", "ml")]
+    assert "for the pool of group ml maestro.yaml counts again" in browser.text()
+
+
+async def test_an_admin_sets_a_figure_and_a_refused_one_keeps_what_was_typed(world: World) -> None:
+    browser = await world.sign_in("ann", USE, MANAGE, ADMIN)
+    await browser.get("admin/quotas")
+    await browser.send("admin/quotas", level="user", name="bob", limit="max_gpu_total", value="4")
+    assert world.desk.done == [("set_quota", "max_gpu_total", "user", "bob", "4")]
+    assert browser.page.find(role="status").get_text() == "max_gpu_total: 4 for user, from the next decision on."
+    world.desk.refusal = MaestroError("invalid_resources", "'much' is not an amount of gpu.")
+    answer = await browser.send("admin/quotas", level="group", name="ml", limit="max_memory_total", value="much")
+    assert answer.status_code == 400 and browser.alert() == "'much' is not an amount of gpu."
+    assert browser.page.find(id="quota-value")["value"] == "much"
+    chosen = [option["value"] for option in browser.page.find_all("option", selected=True)]
+    assert chosen == ["group", "max_memory_total"]
+
+
+async def test_the_quotas_are_for_admins_and_their_forms_too(world: World) -> None:
+    browser = await world.sign_in()
+    assert (await browser.get("admin/quotas")).status_code == 403
+    await browser.get()
+    token = browser.page.find("input", attrs={"name": "_xsrf"})["value"]
+    for action in ("admin/quotas", "admin/quotas/remove"):
+        fields = {"_xsrf": token, "level": "pool", "limit": "max_gpu_total", "value": "1"}
+        assert (await browser.client.post(PREFIX + action, data=fields)).status_code == 403
+    assert world.desk.done == []
 
 
 # What goes wrong

@@ -51,9 +51,9 @@ async def in_use(
     hours = await _hours(unit, user, workspace, month, limits)
     by_group = await unit.launches.held_by_groups(pools - {""})
     return InUse(
-        user=_use(held[0], hours.get("user")),
-        workspace=_use(held[1], hours.get("workspace")),
-        pools={pool: _use(by_group.get(pool) if pool else held[2], hours.get(f"pool {pool}")) for pool in pools},
+        user=use_of(held[0], hours.get("user")),
+        workspace=use_of(held[1], hours.get("workspace")),
+        pools={pool: use_of(by_group.get(pool) if pool else held[2], hours.get(f"pool {pool}")) for pool in pools},
         user_servers=tuple(sorted(server_shown(launch) for launch in own)),
         month=month,
         storage=None if authority.volumes.holds_size else workspace.storage_used,
@@ -79,7 +79,8 @@ async def _hours(
     return found | {f"pool {name}": hours for name, hours in by_group.items()}
 
 
-def _use(held: Held | None, hours: Hours | None) -> Use:
+def use_of(held: Held | None, hours: Hours | None) -> Use:
+    """What is held and what was used, as the rules count it; None: nothing."""
     held, hours = held or Held(0, 0.0, 0, 0), hours or Hours()
     return Use(held.servers, held.cpu, held.memory, held.gpu, hours.cpu, hours.gpu)
 

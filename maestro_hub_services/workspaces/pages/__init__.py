@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers
+from . import handlers, quotas
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -35,6 +35,8 @@ _PAGES = (
     (f"w/{_NAME}/archive", handlers.ArchiveForm),
     (f"stop/{_NAME}", handlers.StopForm),
     ("admin", handlers.AdminPage),
+    ("admin/quotas", quotas.QuotasPage),
+    ("admin/quotas/remove", quotas.RemoveQuotaForm),
 )
 
 

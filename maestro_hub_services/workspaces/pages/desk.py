@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maestro_core.errors import MaestroError
+from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.launches import LaunchView
 from maestro_core.workspaces import LimitView, Member, MemberSpec, WorkspaceChange, WorkspaceSpec, WorkspaceView
 
 from ..authority import Authority
-from ..domain import launches, launching, limits, members, workspaces
+from ..domain import launches, launching, limits, members, near, quotas, workspaces
 from ..identity import Caller
 
 
@@ -74,6 +75,22 @@ class Desk:
     async def stop(self, session_id: str) -> LaunchView:
         """Stop one of my servers (an admin: anybody's)."""
         return await launching.stop_launch(self._authority, self._caller, session_id)
+
+    async def quotas(self) -> Sequence[QuotaView]:
+        """Every figure that is set (admins)."""
+        return (await quotas.list_quotas(self._authority, self._caller)).quotas
+
+    async def near(self) -> Sequence[NearView]:
+        """Who is near a limit (admins)."""
+        return (await near.list_near(self._authority, self._caller)).near
+
+    async def set_quota(self, limit: str, spec: QuotaSpec) -> QuotaView:
+        """Set a figure at runtime (admins)."""
+        return await quotas.put_quota(self._authority, self._caller, limit, spec)
+
+    async def remove_quota(self, limit: str, level: str, name: str) -> None:
+        """Take one back (admins)."""
+        await quotas.remove_quota(self._authority, self._caller, limit, level, name)
 
     def policy(self) -> PolicyStatus:
         """What is in force of ``maestro.yaml``."""

@@ -110,3 +110,13 @@ class Links:
     def admin(self) -> str:
         """The admin page."""
         return f"{self.prefix}admin"
+
+    @property
+    def quotas(self) -> str:
+        """The admin's quotas, and where one is posted."""
+        return f"{self.admin}/quotas"
+
+    @property
+    def remove_quota(self) -> str:
+        """Where a quota of runtime is taken back."""
+        return f"{self.quotas}/remove"

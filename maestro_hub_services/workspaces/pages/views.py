@@ -103,12 +103,13 @@ class MemberRow:
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A limit: what is in use of it, if it is a total."""
+    """A limit: what is in use of it, if something adds up; for whom it was set, and by whom if not by the file."""
 
     title: str
     in_use: str
     shown: str
     source: str
+    set_by: str
 
 
 @dataclass(frozen=True)
@@ -329,4 +330,4 @@ def _member(member: Member, view: WorkspaceView, person: Person) -> MemberRow:
 
 
 def _limit(limit: LimitView) -> LimitRow:
-    return LimitRow(limit.title, limit.in_use_shown or "", limit.shown, limit.source)
+    return LimitRow(limit.title, limit.in_use_shown or "", limit.shown, limit.source, limit.origin)
