@@ -5,8 +5,8 @@ workspaces service, its sandbox and its confirmation) start the same notebook se
 same variables, in turns. A start counts from the request to the Hub until the server answers through the proxy. Both
 Hubs run all the time, with one workspaces service each, so whatever else the machine does meets both.
 
-A ratio below 1 is no free sandbox: the stock spawner leaves the waiting to the Hub, which looks at growing intervals of up
-to 5 s, while ours looks every 50 ms whether the server listens. What ours adds and what that saves are one figure.
+A ratio below 1 is no free sandbox: the stock spawner leaves the waiting to the Hub, which looks at growing intervals of
+up to 5 s, while ours looks every 50 ms whether the server listens. What ours adds and what that saves are one figure.
 
 The measure is the ratio of the medians, asked to be at most 1.10; beside it stand the quartiles and what a bootstrap
 over the pairs says of the ratio's uncertainty. Seconds are those of this machine.
