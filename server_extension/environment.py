@@ -61,6 +61,8 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         "UV_LINK_MODE": environ.get("UV_LINK_MODE", "copy"),
         # MLflow looks for running servers there, and would ask them with the token in the URL.
         "JUPYTER_RUNTIME_DIR": str(launch.private / "kernel-runtime"),
+        # IPython's profile and history, and caches
+        **({"IPYTHONDIR": str(launch.settings / ".ipython")} if launch.home_full else {}),
     }
 
 

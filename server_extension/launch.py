@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ class Launch:
         home: the user's private folder of this workspace.
         prefix: what the server runs from; read-only.
         viewer: whether the user is a viewer, for whom the workspace is read-only.
+        home_full: whether nothing can be written into the home, because its volume is full.
     """
 
     workspace: str
@@ -35,6 +38,7 @@ class Launch:
     home: Path
     prefix: Path
     viewer: bool = False
+    home_full: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], prefix: str = sys.prefix) -> Launch:
@@ -60,6 +64,7 @@ class Launch:
             home=home,
             prefix=Path(prefix),
             viewer=environ.get("MAESTRO_ROLE") == "viewer",
+            home_full=_is_full(home),
         )
 
     @property
@@ -78,6 +83,11 @@ class Launch:
         return self.environment / "var" / "jupyter"
 
     @property
+    def settings(self) -> Path:
+        """Where JupyterLab's settings, caches and databases go: the home, or while that is full, a place beside it."""
+        return self.private / "home" if self.home_full else self.home
+
+    @property
     def terminal(self) -> Path:
         """The program that a terminal runs."""
         return self.environment / "bin" / "maestro-terminal"
@@ -88,3 +98,17 @@ def _folder(environ: Mapping[str, str], name: str) -> Path:
     if not folder.is_absolute() or not folder.is_dir():
         raise StartError(f"{name}={folder} is no folder; the launch has to name one that exists.")
     return folder
+
+
+#: enough for a settings file, a database and its journal
+_PROBE_BYTES = 256 * 1024
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a small file finds no room; tried, since a quota of the user's shows nowhere else."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".maestro-", dir=folder) as probe:
+            (Path(probe) / "probe").write_bytes(os.urandom(_PROBE_BYTES))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False

@@ -69,7 +69,9 @@ class Life:
         self._viewer = environ.get("MAESTRO_ROLE") == "viewer"
         self._sampler = Sampler()
         self._seconds = heartbeat_seconds(environ)
-        self._storage = Storage(Path(environ.get("MAESTRO_WORKSPACE_DIR") or server.root_dir), self._seconds)
+        workspace = environ.get("MAESTRO_WORKSPACE_DIR") or server.root_dir
+        title = environ.get("MAESTRO_WORKSPACE", "")
+        self._storage = Storage(Path(workspace), Path.home(), title, self._seconds, self._tell_full)
         self._board: Board | None = None
         self._pulse: Pulse | None = None
         self._memory: OutOfMemory | None = None
@@ -124,7 +126,8 @@ class Life:
             seconds=self._seconds / 2,
         )
         self._spawn(meter.run())
-        self._spawn(self._storage.run())
+        self._spawn(self._storage.measure())
+        self._spawn(self._storage.watch())
         if service := Service.of(self._environ):
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())
@@ -138,6 +141,14 @@ class Life:
 
         if self._board is not None:
             self._board.post(memory_notice(notice_id, sentence))
+
+    def _tell_full(self, notice_id: str, sentence: str | None) -> None:
+        from .sentences import full_notice
+
+        if self._board is not None and sentence is None:
+            self._board.withdraw(notice_id)
+        elif self._board is not None and sentence is not None:
+            self._board.post(full_notice(notice_id, sentence))
 
     async def _notebook(self, kernel_id: str) -> str | None:
         sessions: list[dict[str, Any]] = await ensure_async(self._server.session_manager.list_sessions())

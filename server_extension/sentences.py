@@ -20,3 +20,8 @@ def viewer_notice(environ: Mapping[str, str]) -> Notice:
 def memory_notice(notice_id: str, sentence: str) -> Notice:
     """A kernel or program was stopped for want of memory (:mod:`server_extension.memory` has the sentence)."""
     return Notice(id=notice_id, kind="memory", level="error", message=sentence)
+
+
+def full_notice(notice_id: str, sentence: str) -> Notice:
+    """A volume is full (:mod:`server_extension.storage` has the sentence)."""
+    return Notice(id=notice_id, kind="storage", level="error", message=sentence)

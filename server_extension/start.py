@@ -8,7 +8,9 @@ private home or in the launch's own environment. Kernels and terminals run in th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +54,8 @@ def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
     make_environment(launch)
     variables = kernel_variables(launch, environ)
     try:
+        if launch.home_full:
+            bring_settings(launch)
         write_kernelspec(launch, variables)
         write_terminal(launch, variables, environ)
         for name, folder in server_variables(launch, environ).items():
@@ -59,6 +63,19 @@ def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
                 Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StartError(f"{error.filename} cannot be written: {error.strerror}.") from error
+
+
+def bring_settings(launch: Launch) -> None:
+    """With a full home: JupyterLab looks as it did, from a copy; what is changed now lasts as long as the server.
+
+    Raises:
+        OSError: the copy cannot be made.
+    """
+    launch.settings.mkdir(parents=True, mode=0o700)
+    kept = launch.home / ".jupyter/lab"
+    if kept.is_dir():
+        with contextlib.suppress(shutil.Error):  # a file that cannot be read
+            shutil.copytree(kept, launch.settings / ".jupyter/lab", symlinks=True)
 
 
 #: variables of the server that name folders of its own, and where they are
@@ -77,7 +94,8 @@ FOLDERS = {
 }
 
 
-#: what a viewer's server has besides
+EDITOR = ("--ServerApp.contents_manager_class=server_extension.contents.LaunchContents",)
+#: what a viewer's server has instead
 VIEWER = (
     "--ServerApp.contents_manager_class=server_extension.viewer.ViewerContents",
     "--ServerApp.kernel_manager_class=server_extension.viewer.ViewerKernels",
@@ -86,7 +104,7 @@ VIEWER = (
 
 def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
     """What the server has in its environment beyond what the launch gave it."""
-    folders = {name: place.format(home=launch.home, private=launch.private) for name, place in FOLDERS.items()}
+    folders = {name: place.format(home=launch.settings, private=launch.private) for name, place in FOLDERS.items()}
     if given := environ.get("JUPYTER_RUNTIME_DIR"):
         folders["JUPYTER_RUNTIME_DIR"] = given
     return folders | {
@@ -122,7 +140,10 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         "--LabApp.extension_manager=readonly",  # as the prefix is
         # Found in the package itself: editable installs have no data files.
         f"--LabApp.extra_labextensions_path={Path(__file__).resolve().parent / 'labextension'}",
-        *(VIEWER if launch.viewer else ()),
+        *(VIEWER if launch.viewer else EDITOR),
+        # A trash on a shared volume frees nothing, and nobody finds it; JupyterLab asks before it deletes.
+        "--FileContentsManager.delete_to_trash=False",
+        "--FileContentsManager.always_delete_dir=True",
         *arguments,
     ]
 

@@ -10,12 +10,13 @@ import os
 import posixpath
 from typing import Any
 
-from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado import web
 from traitlets import Instance, Unicode, default
 
 from maestro_core.environment import VIEWER_HOME
+
+from .contents import LaunchContents
 
 
 def inside_home(path: str) -> str | None:
@@ -28,7 +29,7 @@ def _seen_from_workspace(path: str) -> str:
     return f"{VIEWER_HOME}/{path.strip('/')}".rstrip("/")
 
 
-class HomeContents(AsyncLargeFileManager):
+class HomeContents(LaunchContents):
     """The private home as a root of its own, so that Jupyter's own checks keep paths inside."""
 
     def emit(self, data: dict[str, Any]) -> None:
@@ -44,7 +45,7 @@ class HomeContents(AsyncLargeFileManager):
         return shown
 
 
-class ViewerContents(AsyncLargeFileManager):
+class ViewerContents(LaunchContents):
     """Contents of the workspace's folder, and of the viewer's home in ``My home/``; only there can be written.
 
     A folder of the workspace that has this name is hidden by it.
