@@ -11,6 +11,7 @@ from tornado import web
 from traitlets import Bool, Unicode
 
 from .accounts import Account, Accounts, Status
+from .address import client_address
 from .passwords import Passwords
 from .rules import normal_name
 from .throttle import Throttle, TooMany
@@ -68,7 +69,7 @@ class MaestroAuthenticator(Authenticator):
             PasswordChangeDue: the password is a one-time one.
             tornado.web.HTTPError: 403 for an account that waits or is disabled, 429 after too many failures.
         """
-        address = handler.request.remote_ip if handler else ""
+        address = client_address(handler.request) if handler else ""
         account = await self.check_password(data.get("username", ""), data.get("password", ""), address)
         if account is None:
             return None

@@ -16,6 +16,7 @@ from tornado.httputil import url_concat
 from maestro_core.errors import MaestroError
 
 from .accounts import Account, Status
+from .address import client_address
 from .authenticator import PasswordChangeDue
 from .rules import NAME_RULE, PASSWORD_MIN, check_new_name, check_new_password, one_time_password
 from .sessions import end_browser_sessions, end_everything
@@ -79,7 +80,7 @@ class SignUpHandler(FormHandler):
         try:
             name = check_new_name(self.typed("username"))
             password = check_new_password(self.typed("password"), self.typed("password_again"), name)
-            await self.authenticator.throttle.attempt({"sign-ups of address": self.request.remote_ip})
+            await self.authenticator.throttle.attempt({"sign-ups of address": client_address(self.request)})
         except MaestroError as error:
             await self._form(error.status, error=error.message)
             return
@@ -111,7 +112,7 @@ class PasswordHandler(FormHandler):
     async def post(self) -> None:
         name = self.current_user.name if self.current_user else self.typed("username")
         try:
-            account = await self.authenticator.check_password(name, self.typed("current"), self.request.remote_ip)
+            account = await self.authenticator.check_password(name, self.typed("current"), client_address(self.request))
         except web.HTTPError as error:
             await self._form(error.status_code, error=error.log_message or "")
             return

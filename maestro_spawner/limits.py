@@ -15,6 +15,9 @@ from maestro_core.resources import Resources
 ROOT = Path("/sys/fs/cgroup")
 SERVERS, HUB = "maestro-servers", "maestro-hub"
 NEEDED = frozenset({"cpu", "memory"})
+USEFUL = frozenset({"pids"})
+#: processes and threads of one server: far above what notebooks need, far below what ends a machine
+MAX_PROCESSES = 4096
 _PERIOD = 100_000  # microseconds, the kernel's default
 
 NOT_ENFORCED = "The limits for cpu and memory are not enforced on this machine."
@@ -44,6 +47,10 @@ def make_group(parent: Path, launch_id: str, resources: Resources) -> Path:
     group = parent / launch_id
     group.mkdir(exist_ok=True)
     (group / "memory.max").write_text(str(resources.memory))
+    with contextlib.suppress(OSError):  # a kernel without swap accounting, or without the pids controller
+        (group / "memory.swap.max").write_text("0")
+    with contextlib.suppress(OSError):
+        (group / "pids.max").write_text(str(MAX_PROCESSES))
     (group / "cpu.max").write_text(f"{max(1000, int(resources.cpu * _PERIOD))} {_PERIOD}")
     return group
 
@@ -78,7 +85,8 @@ def _prepared(base: Path) -> Path | None:
 
 def _enable(group: Path) -> bool:
     """Hand the controllers down; a group that holds processes must be emptied first, into a child of its own."""
-    if not set((group / "cgroup.controllers").read_text().split()) >= NEEDED:
+    offered = set((group / "cgroup.controllers").read_text().split())
+    if not offered >= NEEDED:
         return False
     control = group / "cgroup.subtree_control"
     if set(control.read_text().split()) >= NEEDED:
@@ -90,7 +98,8 @@ def _enable(group: Path) -> bool:
         (group / HUB).mkdir(exist_ok=True)
         for pid in inside:
             (group / HUB / "cgroup.procs").write_text(pid)
-    control.write_text("+cpu +memory")
+    handed = sorted({*NEEDED, *(USEFUL & offered)})
+    control.write_text(" ".join(f"+{controller}" for controller in handed))
     return True
 
 

@@ -3,7 +3,7 @@
 Opened by the workspaces service alone::
 
     store = await Store.open(url, lock=state / "service" / "lock")
-    async with store.admission() as unit:      # the one lock under which launches are admitted
+    async with store.write() as unit:      # the one lock under which launches are admitted
         workspace = await unit.workspaces.by_name("demo")
     async with store.write() as unit: ...      # any other change
     async with store.read() as unit: ...       # looks only

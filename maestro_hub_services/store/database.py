@@ -1,7 +1,7 @@
 """The engine: transactions, the admission lock, the one process that may open the store.
 
 sqlite: WAL, and every change is ``BEGIN IMMEDIATE``, so the one writer that sqlite allows is also the admission lock.
-Postgres: admission takes one advisory lock for its transaction. Within the process writers queue on an asyncio lock,
+Postgres: every change takes one advisory lock for its transaction. Within the process writers queue on an asyncio lock,
 which is fair and does not poll.
 """
 
@@ -98,18 +98,11 @@ class Store:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Unit]:
-        """A change: committed at the end, rolled back by any exception."""
-        await self._follow_clock()
-        if not self._sqlite:
-            async with self._engine.begin() as connection:
-                yield Unit(connection)
-            return
-        async with self._writer, self._begin.begin() as connection:
-            yield Unit(connection)
+        """A change: committed at the end, rolled back by any exception.
 
-    @asynccontextmanager
-    async def admission(self) -> AsyncIterator[Unit]:
-        """A change under THE admission lock: between its first look and its commit nobody else is admitted."""
+        Every change holds THE admission lock: between its first look and its commit nobody else is admitted, and no
+        two can each leave it to the other to keep a workspace's last owner.
+        """
         await self._follow_clock()
         async with self._writer, self._begin.begin() as connection:
             if not self._sqlite:

@@ -66,16 +66,18 @@ def _own_experiment(caller: Caller) -> str:
 def _experiments(named: dict[str, set[str]], caller: Caller) -> Iterator[str]:
     """The experiment of every id that the request names."""
     store = handlers._get_tracking_store()
+    by_path = "mlflow-artifacts" in caller.match.rule  # MLflow reads nothing but the path there
     for field, values in named.items():
         for value in values:
-            if field in EXPERIMENT_FIELDS:
+            if by_path:
+                if field in ("artifact_path", "path"):
+                    yield _experiment_of_path(value, caller)
+            elif field in EXPERIMENT_FIELDS:
                 yield value
             elif field in RUN_FIELDS:
                 yield store.get_run(value).info.experiment_id
             elif field in MODEL_FIELDS:
                 yield store.get_logged_model(value).experiment_id
-            elif field in ("artifact_path", "path") and "mlflow-artifacts" in caller.match.rule:
-                yield _experiment_of_path(value, caller)
 
 
 def _experiment_of_path(path: str, caller: Caller) -> str:

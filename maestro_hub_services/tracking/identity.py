@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from maestro_core.scopes import bound_servers
+
 from .answers import Refused
 from .fresh import Fresh, Unreachable
 
@@ -73,7 +75,7 @@ class Hub:
             raise Refused(
                 403, "This token may not enter MLflow; make one with the scope access:services!service=mlflow."
             )
-        return Identity(model["name"], _bound_servers(model["name"], scopes))
+        return Identity(model["name"], bound_servers(model["name"], scopes))
 
     async def _fetch(self, token: str) -> dict[str, Any] | None:
         if not token.isascii() or not token.isprintable():
@@ -91,14 +93,6 @@ class Hub:
         except ValueError:
             raise Unreachable("no JSON") from None
         return model if isinstance(model, dict) else None
-
-
-def _bound_servers(user: str, scopes: set[str]) -> tuple[str, ...] | None:
-    if "access:servers" in scopes or f"access:servers!user={user}" in scopes:
-        return None
-    own = f"access:servers!server={user}/"
-    servers = sorted(scope.removeprefix(own) for scope in scopes if scope.startswith(own))
-    return tuple(servers) or None
 
 
 def header_token(authorization: str) -> str:

@@ -15,6 +15,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.web import HTTPError, RequestHandler
 
 from maestro_core.errors import MaestroError
+from maestro_core.scopes import bound_servers
 from maestro_core.workspaces import UserRef
 
 from .hub import Hub
@@ -26,7 +27,6 @@ USE, MANAGE, REVIEW, ADMIN, AUDIT = (f"custom:maestro:{name}" for name in ("use"
 PLAN, POLICY, AUTHORIZE = (f"custom:maestro:{name}" for name in ("plan", "policy", "authorize"))
 
 _HEADER = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
-_SERVER_SCOPE = "access:servers!server="
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,6 @@ class Caller:
         else:
             hint = "take a token that has it, or ask an admin"
         raise MaestroError("forbidden", f"The token does not hold the scope {scope}: {hint}.", {"scope": scope})
-
-
-def own_servers(name: str, scopes: frozenset[str]) -> tuple[str, ...] | None:
-    """The servers that a token is bound to, or None for a person's.
-
-    A person's token reaches all their servers (``access:servers!user=<name>``); what reaches single ones only is held
-    by such a server, or as weak as if it were.
-    """
-    if "access:servers" in scopes or f"access:servers!user={name}" in scopes:
-        return None
-    bound = [scope.removeprefix(_SERVER_SCOPE) for scope in scopes if scope.startswith(_SERVER_SCOPE)]
-    if not bound:
-        return None
-    return tuple(sorted(full.removeprefix(f"{name}/") for full in bound if full.startswith(f"{name}/")))
 
 
 class _Auth(HubOAuth):
@@ -155,4 +141,4 @@ class Identity:
         name = model["name"]
         if model.get("kind", "user") != "user":
             return Caller(name, None, scopes)
-        return Caller(name, await self._hub.user(name), scopes, own_servers(name, scopes))
+        return Caller(name, await self._hub.user(name), scopes, bound_servers(name, scopes))

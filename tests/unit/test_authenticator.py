@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError
 
 from maestro_authenticator import MaestroAuthenticator
 from maestro_authenticator.accounts import MAX_PENDING, Accounts, NewerDatabase, Status, schema_table
+from maestro_authenticator.address import client_address
 from maestro_authenticator.authenticator import PasswordChangeDue
 from maestro_authenticator.rules import check_new_name, check_new_password, normal_name, one_time_password
 from maestro_authenticator.throttle import LIMITS, Limit, Throttle, TooMany
@@ -29,7 +31,21 @@ def authenticator(tmp_path: Path) -> MaestroAuthenticator:
 
 def request_from(address: str = "192.0.2.1") -> SimpleNamespace:
     """What the Hub hands to ``authenticate``: a handler, of which only the address matters."""
-    return SimpleNamespace(request=SimpleNamespace(remote_ip=address))
+    connection = SimpleNamespace(context=None)
+    return SimpleNamespace(request=SimpleNamespace(remote_ip=address, headers=HTTPHeaders(), connection=connection))
+
+
+def test_the_address_is_the_one_that_the_proxy_saw() -> None:
+    """Whatever a client writes into X-Real-Ip or in front of X-Forwarded-For."""
+    request = request_from("198.51.100.7").request  # tornado's reading of X-Real-Ip
+    request.connection.context = SimpleNamespace(_orig_remote_ip="127.0.0.1", trusted_downstream=("192.0.2.9",))
+    request.headers = HTTPHeaders({"X-Real-Ip": "198.51.100.7", "X-Forwarded-For": "203.0.113.1, 192.0.2.1"})
+    assert client_address(request) == "192.0.2.1"
+    request.headers = HTTPHeaders({"X-Forwarded-For": "203.0.113.1, 192.0.2.1, 192.0.2.9"})  # a proxy of the admin's
+    assert client_address(request) == "192.0.2.1"
+    for nonsense in ("", "unknown", "203.0.113.1, <script>"):
+        request.headers = HTTPHeaders({"X-Forwarded-For": nonsense, "X-Real-Ip": "198.51.100.7"})
+        assert client_address(request) == "127.0.0.1"
 
 
 async def sign_in(

@@ -67,7 +67,7 @@ class Lab:
             resources=Resources(cpu=cpu, memory="1Gi", gpu=gpu), experiment="e", default_url="/lab",
             status=LaunchStatus.RESERVED, token_mac=f"m{self.made}", created_at=now(),
         )  # fmt: skip
-        async with self.store.admission() as unit:
+        async with self.store.write() as unit:
             await unit.launches.add(row)
             await unit.launches.note_groups(row.id, groups)
         return row.id
@@ -83,7 +83,7 @@ class Lab:
             await unit.launches.end(launch_id, "stopped")
 
     async def gpu_hours(self, month: Month = NOVEMBER, user: str = "ann") -> float:
-        async with self.store.admission() as unit:
+        async with self.store.write() as unit:
             found = (await unit.charges.of_user(user, "c", month)).gpu
             here = (await unit.charges.of_workspace(self.workspace_id, month)).gpu
             assert here == (await unit.charges.of_everyone(month)).gpu

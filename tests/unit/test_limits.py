@@ -42,7 +42,7 @@ def test_controllers_are_handed_down_to_a_group_of_our_own(root: Path) -> None:
     group(root / limits.SERVERS)
     assert limits.servers_group() == root / limits.SERVERS
     for each in (root, root / limits.SERVERS):
-        assert (each / "cgroup.subtree_control").read_text() == "+cpu +memory"
+        assert (each / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert limits.limits_problem() is None
 
 

@@ -134,7 +134,7 @@ class TestWorkspaces:
 class TestLaunches:
     async def test_it_comes_back_as_it_went_in(self, store: Store) -> None:
         row = launch(await workspace(store, "demo"))
-        async with store.admission() as unit:
+        async with store.write() as unit:
             await unit.launches.add(row)
         async with store.read() as unit:
             assert await unit.launches.get(row.id) == row
@@ -191,7 +191,7 @@ class TestTransactions:
 
         async def admit(through: Store) -> None:
             nonlocal inside, most
-            async with through.admission() as unit:
+            async with through.write() as unit:
                 inside += 1
                 most = max(most, inside)
                 await unit.launches.active()
@@ -203,7 +203,7 @@ class TestTransactions:
         assert most == 1
 
     async def test_readers_do_not_wait_for_a_writer(self, store: Store) -> None:
-        async with store.admission() as unit:
+        async with store.write() as unit:
             await unit.workspaces.add("demo", "ann")
             async with asyncio.timeout(2), store.read() as reader:
                 assert await reader.workspaces.by_name("demo") is None

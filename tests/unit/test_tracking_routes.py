@@ -16,11 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from maestro_core.roles import Role
+from maestro_core.scopes import bound_servers
 from maestro_core.workspaces import TrackingGrant
 from maestro_hub_services.tracking.answers import Refused
 from maestro_hub_services.tracking.fresh import Fresh, Unreachable
 from maestro_hub_services.tracking.gate import _caller
-from maestro_hub_services.tracking.identity import Identity, _bound_servers, header_token
+from maestro_hub_services.tracking.identity import Identity, header_token
 from maestro_hub_services.tracking.membership import read_memberships
 from maestro_hub_services.tracking.routes import REASONS, ROUTES, Access, Match, Table, addresses
 from maestro_hub_services.tracking.serve import _listen
@@ -221,11 +222,12 @@ def test_answers_of_the_service_are_read_closed() -> None:
 
 
 def test_a_token_that_is_narrowed_to_servers_acts_for_them() -> None:
-    assert _bound_servers("ann", {"access:servers!server=ann/reef", "custom:maestro:use"}) == ("reef",)
-    assert _bound_servers("ann", {"access:servers!server=ann/"}) == ("",)
-    assert _bound_servers("ann", {"access:servers!server=bob/reef"}) is None  # shared with Ann; she is a person
-    assert _bound_servers("ann", {"access:servers!user=ann", "access:servers!server=ann/reef"}) is None
-    assert _bound_servers("ann@example.org", {"access:servers!server=ann@example.org/ml"}) == ("ml",)
+    assert bound_servers("ann", {"access:servers!server=ann/reef", "custom:maestro:use"}) == ("reef",)
+    assert bound_servers("ann", {"access:servers!server=ann/"}) == ("",)
+    assert bound_servers("ann", {"access:servers!server=bob/reef"}) == ()  # somebody else's: it acts nowhere
+    assert bound_servers("ann", {"custom:maestro:use"}) is None
+    assert bound_servers("ann", {"access:servers!user=ann", "access:servers!server=ann/reef"}) is None
+    assert bound_servers("ann@example.org", {"access:servers!server=ann@example.org/ml"}) == ("ml",)
 
 
 def test_authorization_headers_hold_a_token_or_are_refused() -> None:

@@ -54,7 +54,7 @@ async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
     user, server = request.user, request.server_name
     token = authority.tokens.new()
     refusal: MaestroError | None = None
-    async with authority.store.admission() as unit:
+    async with authority.store.write() as unit:
         try:
             policy = authority.policy.current
             admitted = await _decide(authority, unit, policy, request, authority.tokens.mac(token))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from maestro_core.errors import MaestroError
 from maestro_core.figures import QuotaList, QuotaSpec, QuotaView, check_level
@@ -94,7 +95,7 @@ async def _with_workspace(unit: Unit, place: Place) -> Place:
     return Place("workspace", workspace.name, workspace.id)
 
 
-async def _note(unit: Unit, kind: str, caller: Caller, place: Place, limit: str, **figures: float | None) -> None:
+async def _note(unit: Unit, kind: str, caller: Caller, place: Place, limit: str, **figures: Any) -> None:
     await unit.events.append(
         kind,
         caller.name,
@@ -109,7 +110,7 @@ async def _note(unit: Unit, kind: str, caller: Caller, place: Place, limit: str,
 
 def _levels_of_file(policy: Policy) -> Iterator[tuple[str, str]]:
     quotas: Quotas = policy.quotas
-    named = {
+    named: dict[str, Mapping[str, object]] = {
         "group": quotas.groups,
         "user": quotas.users,
         "workspace": quotas.workspaces,

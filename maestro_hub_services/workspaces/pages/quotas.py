@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from maestro_core.errors import MaestroError
-from maestro_core.figures import QuotaSpec
+from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.models import read_model
 from maestro_core.quota import FILE, LEVELS, LIMITS, PoolQuota
 
@@ -47,7 +48,9 @@ class QuotasPage(Page):
         self.say(f"{made.title}: {made.shown} for {made.set_for}, from the next decision on.", self.links.quotas)
 
     async def _page(self, draft: dict[str, str | None], status: int = 200) -> None:
-        problem, quotas, near = None, (), ()
+        problem: str | None = None
+        quotas: Sequence[QuotaView] = ()
+        near: Sequence[NearView] = ()
         try:
             quotas, near = await asyncio.gather(self.desk.quotas(), self.desk.near())
         except MaestroError as error:  # no policy is in force
