@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 from .budget import Month
 from .errors import MaestroError
 from .quota import BUDGETS, LIMITS, Limit
-from .resources import Resources
+from .resources import MIN_CPU, MIN_MEMORY, Resources
 
 #: sums of fractions of cores are not exact
 _SLACK = 1e-6
@@ -243,6 +244,31 @@ def left_of(limits: Iterable[Limit], in_use: InUse) -> list[Left]:
     """What is left of each limit that something adds up to, in the order given."""
     found = [(limit, used(limit, in_use)) for limit in limits]
     return [Left(limit, amount) for limit, amount in found if amount is not None]
+
+
+def most(limits: Iterable[Limit], in_use: InUse, ceiling: Resources) -> Resources | None:
+    """The most that one launch may ask for: a profile's ceiling within every limit; None where that is nothing."""
+    amounts = {"cpu": ceiling.cpu, "memory": ceiling.memory, "gpu": ceiling.gpu}
+    for limit in limits:
+        kind = _AMOUNT_OF.get(limit.name)
+        if kind is not None:
+            amounts[kind] = min(amounts[kind], limit.value - (used(limit, in_use) or 0))
+        elif limit.name == "max_gpu_hours_per_month" and (used(limit, in_use) or 0) >= limit.value - _SLACK:
+            amounts["gpu"] = 0
+    cpu, memory = math.floor(amounts["cpu"] * 1000 + _SLACK) / 1000, int(amounts["memory"])
+    if cpu < MIN_CPU or memory < MIN_MEMORY:
+        return None
+    return Resources(cpu=cpu, memory=memory, gpu=max(0, int(amounts["gpu"])), gpu_type=ceiling.gpu_type)
+
+
+_AMOUNT_OF = {
+    "max_cpu_per_notebook": "cpu",
+    "max_cpu_total": "cpu",
+    "max_memory_per_notebook": "memory",
+    "max_memory_total": "memory",
+    "max_gpu_per_notebook": "gpu",
+    "max_gpu_total": "gpu",
+}
 
 
 def shown_servers(limits: Iterable[Limit], in_use: InUse) -> Mapping[str, Any]:

@@ -51,6 +51,7 @@ class SpawnAsk(BaseModel):
         workspace: name, or ``personal``.
         profile: name of a profile.
         resources: amounts; without a profile they choose one.
+        image: the name of an image that the profile allows (Kubernetes).
         template: a notebook template's name.
         mlflow_experiment: the experiment of this launch's runs.
     """
@@ -60,6 +61,7 @@ class SpawnAsk(BaseModel):
     workspace: str | None = None
     profile: str | None = None
     resources: Resources | None = None
+    image: str | None = None
     template: str | None = None
     mlflow_experiment: str | None = None
 
@@ -72,6 +74,11 @@ class SpawnAsk(BaseModel):
     @classmethod
     def _profile(cls, value: Any) -> str | None:
         return None if value in (None, "") else check_name(value, "profile")
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _image(cls, value: Any) -> str | None:
+        return None if value in (None, "") else check_name(value, "image")
 
     @field_validator("template", mode="before")
     @classmethod
@@ -163,6 +170,7 @@ class LaunchPlan(BaseModel):
         launch_id: the API's ``session_id``.
         profile: the profile's name; ``resources``: what it gets.
         image: container image or None for the deployment's own (Kubernetes).
+        idle_minutes: without activity, after which the server is stopped; 0: never; None: the deployment's own time.
         mounts: workspace, private home, datasets.
         environment: variables of the server, put in after the Hub's own.
         labels: Kubernetes labels, safe slugs.
@@ -181,6 +189,7 @@ class LaunchPlan(BaseModel):
     resources: Resources
     gpu_resource: str = "nvidia.com/gpu"
     image: str | None = None
+    idle_minutes: int | None = None
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
@@ -223,8 +232,23 @@ class ReleaseRequest(BaseModel):
     reason: str = Field(default="stopped", max_length=200)
 
 
+class ImageView(BaseModel):
+    """An image that may be chosen: name and title."""
+
+    name: str
+    title: str
+
+
 class ProfileView(BaseModel):
-    """A profile as one person sees it; ``refusal`` says why it cannot be taken now."""
+    """A profile as one person sees it.
+
+    Attributes:
+        allowed, refusal: whether its amounts can be had now, and why not.
+        max_cpu, max_memory, max_gpu: the most that this person may ask for with it now, within every limit.
+        images: what may be chosen instead of its own image. idle_minutes: as in the plan.
+        room: whether a node could take it ``now``; ``busy``: none could; ``unknown``: the cluster does not say; None:
+            there are no nodes.
+    """
 
     name: str
     title: str
@@ -236,6 +260,13 @@ class ProfileView(BaseModel):
     gpu_type: str | None
     allowed: bool
     refusal: str | None = None
+    max_cpu: float | None = None
+    max_memory: int | None = None
+    max_memory_shown: str | None = None
+    max_gpu: int | None = None
+    images: tuple[ImageView, ...] = ()
+    idle_minutes: int | None = None
+    room: Literal["now", "busy", "unknown"] | None = None
 
 
 class TemplateView(BaseModel):
@@ -254,6 +285,7 @@ class FormView(BaseModel):
         refusal: why nothing can be started here, one sentence.
         profiles: only those open to the person, refused ones with their reason.
         servers: the person's servers in use and their limit.
+        left: what is in use of each limit: ``2 of 3 servers``, ``3.5 of 10 GPU hours this month``.
         template: the one that opens when none is chosen, or None.
         experiment: the default MLflow experiment.
     """
@@ -265,6 +297,7 @@ class FormView(BaseModel):
     refusal: str | None = None
     profiles: tuple[ProfileView, ...] = ()
     servers: ServersShown = ServersShown(used=0, limit=None)
+    left: tuple[str, ...] = ()
     templates: tuple[TemplateView, ...] = ()
     template: str | None = None
     experiment: str = ""
@@ -279,6 +312,7 @@ class LaunchRequest(BaseModel):
     server_name: str | None = None
     profile: str | None = None
     resources: Resources | None = None
+    image: str | None = None
     template: str | None = None
     mlflow_experiment: str | None = None
     user: str | None = None
@@ -306,6 +340,8 @@ class LaunchView(BaseModel):
         status: reserved (starting), running or ended.
         notebook_url: path of the server below the Hub's public address (``/user/ann/demo/lab``).
         ended_reason: why it ended, or None.
+        image: the container image, or None for the deployment's own.
+        idle_minutes: without activity, after which it is stopped; 0: never; None: the deployment's own time.
     """
 
     session_id: str
@@ -322,6 +358,8 @@ class LaunchView(BaseModel):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     ended_reason: str | None = None
+    image: str | None = None
+    idle_minutes: int | None = None
 
 
 class LaunchList(BaseModel):
@@ -331,9 +369,10 @@ class LaunchList(BaseModel):
 
 
 class ProfileList(BaseModel):
-    """The profiles that are open to a person in a workspace."""
+    """The profiles that are open to a person in a workspace, and what is in use of each limit."""
 
     profiles: tuple[ProfileView, ...]
+    left: tuple[str, ...] = ()
 
 
 class TemplateList(BaseModel):

@@ -28,10 +28,15 @@ def read_model(model: type[ModelT], data: object, code: str = "invalid_request",
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = where + ".".join(str(part) for part in first["loc"])
+        place = where + ".".join(_printable(str(part)) for part in first["loc"])
         reason = _reason(first["type"], str(first["msg"]), _model_at(model, first["loc"][:-1]))
         sentence = f"{place}: {reason}." if place else f"{reason}."
         raise MaestroError(code, sentence, {"field": place, "mistakes": error.error_count()}) from None
+
+
+def _printable(text: str) -> str:
+    """A key of somebody's data in a sentence: short, and without control characters."""
+    return "".join(char if char.isprintable() else "?" for char in text[:60])
 
 
 def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:

@@ -40,7 +40,10 @@ def check_name(text: object, what: str = "workspace") -> str:
     """
     if not isinstance(text, str) or not valid_name(text):
         shown = str(text)[:40]
-        raise MaestroError("invalid_name", f"{shown!r} cannot name a {what}; take {NAME_RULE}.", {"field": "name"})
+        article = "an" if what[:1] in "aeiou" else "a"
+        raise MaestroError(
+            "invalid_name", f"{shown!r} cannot name {article} {what}; take {NAME_RULE}.", {"field": "name"}
+        )
     return text
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import MaestroError
 from .models import read_model
 from .names import check_name
 from .packages import PackagePolicy
-from .profiles import Profile
+from .profiles import Allow, Image, Profile
 from .quota import PoolQuota, Quota, Quotas
 
 MAX_POLICY_BYTES = 1024 * 1024
@@ -45,6 +45,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profiles: tuple[Profile, ...] = (Profile(name="small", title="Small"),)
+    images: tuple[Image, ...] = ()
     quotas: Quotas = Quotas()
     packages: PackagePolicy = PackagePolicy()
     datasets: tuple[Dataset, ...] = ()
@@ -59,6 +60,25 @@ class Policy(BaseModel):
         if not profiles:
             raise ValueError("at least one profile is needed")
         return profiles
+
+    @field_validator("images")
+    @classmethod
+    def _unique_images(cls, images: tuple[Image, ...]) -> tuple[Image, ...]:
+        names = [image.name for image in images]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the image name {twice[0]!r} stands twice")
+        return images
+
+    @model_validator(mode="after")
+    def _known_images(self) -> Policy:
+        known = {image.name for image in self.images}
+        for profile in self.profiles:
+            unknown = [name for name in profile.allow.images if name not in known]
+            if unknown:
+                raise ValueError(f"the profile {profile.name!r} allows the image {unknown[0]!r}, which no entry of "
+                                 "'images' has")  # fmt: skip
+        return self
 
     @property
     def revision(self) -> str:
@@ -115,10 +135,12 @@ def _place(data: Mapping[Any, Any]) -> str:
 
 
 def _entries(data: Mapping[Any, Any]) -> Iterator[tuple[str, type[BaseModel], Any]]:
-    models: dict[str, type[BaseModel]] = {"profiles": Profile, "datasets": Dataset}
+    models: dict[str, type[BaseModel]] = {"profiles": Profile, "datasets": Dataset, "images": Image}
     for section, model in models.items():
         entries = data.get(section)
         for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if section == "profiles":
+                yield f"{section}.{number}.allow", Allow, _mapping(entry).get("allow")
             yield f"{section}.{number}", model, entry
     quotas = _mapping(data.get("quotas"))
     yield "quotas.everyone", Quota, quotas.get("everyone")

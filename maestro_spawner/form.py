@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,19 @@ from typing import Any
 import jinja2
 
 from maestro_core.errors import MaestroError
-from maestro_core.launches import FormView, SpawnAsk, parse_ask
+from maestro_core.launches import FormView, ProfileView, SpawnAsk, parse_ask
+from maestro_core.resources import parse_cpu, parse_gpu, parse_memory
 
 TEMPLATE = "spawn_form.html"
 #: what a form or link may fill in, amounts flat
 FIELDS = (*(name for name in SpawnAsk.model_fields if name != "resources"), "cpu", "memory", "gpu", "gpu_type")
 MAX_CHOICE = 250
+_AMOUNTS: dict[str, Callable[[Any], Any]] = {
+    "cpu": parse_cpu,
+    "memory": parse_memory,
+    "gpu": parse_gpu,
+    "gpu_type": str,
+}
 
 
 def template_folders() -> list[str]:
@@ -56,6 +63,40 @@ def _environment(folders: tuple[str, ...]) -> jinja2.Environment:
 def refused(error: MaestroError) -> FormView:
     """The form when there is none: the sentence alone, and no Start."""
     return FormView(workspace=None, role=None, refusal=error.message)
+
+
+def fitting(view: FormView, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an earlier choice or a link can still be had: a profile that is refused now takes its amounts and image
+    with it, amounts beyond what may be asked for are the profile's again, an image or template that is gone is left
+    out."""
+    kept = dict(chosen)
+    amounts = dict(kept.pop("resources", None) or {}) | {name: kept.pop(name) for name in _AMOUNTS if name in kept}
+    allowed = {profile.name: profile for profile in view.profiles if profile.allowed}
+    asked = kept.get("profile")
+    profile = allowed.get(asked) if asked else next(iter(allowed.values()), None)
+    if profile is None:
+        kept.pop("profile", None)
+        kept.pop("image", None)
+        return kept
+    if kept.get("image") not in [image.name for image in profile.images]:
+        kept.pop("image", None)
+    if kept.get("template") not in [template.name for template in view.templates]:
+        kept.pop("template", None)
+    return kept | {name: value for name, value in amounts.items() if _fits(profile, name, value)}
+
+
+def _fits(profile: ProfileView, name: str, value: Any) -> bool:
+    if name == "gpu_type":
+        return bool(value == profile.gpu_type)
+    most = {
+        "cpu": profile.cpu if profile.max_cpu is None else profile.max_cpu,
+        "memory": profile.memory if profile.max_memory is None else profile.max_memory,
+        "gpu": profile.gpu if profile.max_gpu is None else profile.max_gpu,
+    }
+    try:
+        return _AMOUNTS[name](value) <= most[name]
+    except MaestroError:
+        return False
 
 
 def chosen_before(user_options: object) -> dict[str, Any]:

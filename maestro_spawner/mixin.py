@@ -309,16 +309,20 @@ class MaestroMixin(_Spawner):
         if submitted is not None and submitted[0].user is self.user:
             spawner, chosen = submitted
             return await spawner._render_form(chosen, None)
-        return await self._render_form(*self._filled_in())
+        chosen, notice = self._filled_in()
+        return await self._render_form(chosen, notice, saved=notice is None)
 
-    async def _render_form(self, chosen: Mapping[str, Any], notice: str | None) -> str:
+    async def _render_form(self, chosen: Mapping[str, Any], notice: str | None, saved: bool = False) -> str:
+        """``saved``: it is of an earlier start, so only what still fits is filled in. What was sent just now and
+        refused stays to be mended, and a link's choice is answered when it is sent."""
         try:
             question = FormRequest(user=self._user_ref(), server_name=self.name)
             view = await self._service().form(question)
         except MaestroError as error:
             view = form.refused(error)
         note = await asyncio.to_thread(self.limits_note)
-        return form.render(self.form_template_paths, view, chosen, notice, note)
+        filled_in = form.fitting(view, chosen) if saved else chosen
+        return form.render(self.form_template_paths, view, filled_in, notice, note)
 
     def limits_note(self) -> str | None:
         """What the form says where amounts are shown but nothing enforces them; blocks shortly."""

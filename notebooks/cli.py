@@ -111,6 +111,7 @@ def whoami(connect: Callable[[], Api], json_: bool) -> None:
 @click.option("--gpu", metavar="N", help="GPUs.")
 @click.option("--gpu-type", metavar="TYPE", help="A kind of GPU as the profiles name it.")
 @click.option("--profile", metavar="P", help="A profile's name ('maestro profiles').")
+@click.option("--image", metavar="I", help="An image that the profile allows, by its name (on Kubernetes).")
 @click.option("--template", metavar="T", help="A notebook template to open ('maestro templates list').")
 @click.option("--mlflow-experiment", metavar="E", help="The MLflow experiment of its runs.")
 @click.option("--name", metavar="NAME", help="The server's name, for a second server in the workspace.")
@@ -138,7 +139,7 @@ def launch(
     launcher = NotebookLauncher(api=connect())
     session = launcher.launch(
         user, workspace, resources, server_name=name, wait=False, profile=rest["profile"], template=rest["template"],
-        mlflow_experiment=rest["mlflow_experiment"],
+        mlflow_experiment=rest["mlflow_experiment"], image=rest["image"],
     )  # fmt: skip
     if wait:
         with _err.status(f"Starting {session.server_name or 'your server'} in {session.workspace} ..."):
@@ -278,8 +279,11 @@ def profiles(connect: Callable[[], Api], workspace: str | None, json_: bool) -> 
     found = NotebookLauncher(api=connect()).profiles(workspace)
     if json_:
         return _print_json(found)
-    rows = [[p["name"], f"{p['cpu']:g}", p["memory_shown"], _gpu(p), p["refusal"] or p["description"]] for p in found]
-    _table(["profile", "cpu", "memory", "gpu", ""], rows)
+    rows = [
+        [p["name"], f"{p['cpu']:g}", p["memory_shown"], _gpu(p), _up_to(p), _idle(p), p["refusal"] or p["description"]]
+        for p in found
+    ]
+    _table(["profile", "cpu", "memory", "gpu", "at most", "idle", ""], rows)
 
 
 @main.group()
@@ -429,6 +433,22 @@ def _servers(workspace: Workspace) -> str:
 
 def _gpu(profile: dict[str, Any]) -> str:
     return f"{profile['gpu']} {profile['gpu_type'] or ''}".strip() if profile["gpu"] else "-"
+
+
+def _up_to(profile: dict[str, Any]) -> str:
+    """The most that may be asked for now, where it is another amount than the profile's own."""
+    if profile.get("max_cpu") is None:
+        return "-"
+    own = (profile["cpu"], profile["memory"], profile["gpu"])
+    if (profile["max_cpu"], profile["max_memory"], profile["max_gpu"]) == own:
+        return "-"
+    gpus = f", {profile['max_gpu']} gpu" if profile["max_gpu"] else ""
+    return f"{profile['max_cpu']:g} cpu, {profile['max_memory_shown']}{gpus}"
+
+
+def _idle(profile: dict[str, Any]) -> str:
+    minutes = profile.get("idle_minutes")
+    return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
 def _say(text: str) -> None:

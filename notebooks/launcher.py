@@ -42,6 +42,7 @@ class NotebookLauncher:
         wait: bool = True,
         timeout: float = 300.0,
         progress: Callable[[NotebookSession], None] | None = None,
+        image: str | None = None,
     ) -> NotebookSession:
         """Start a server in a workspace.
 
@@ -56,6 +57,7 @@ class NotebookLauncher:
             wait: until it runs; else the session may still be ``reserved``.
             timeout: seconds to wait.
             progress: called with the session at each look.
+            image: the name of an image that the profile allows (Kubernetes).
 
         Raises:
             MaestroError: the service's refusal with its sentence, ``start_failed`` or ``timeout``.
@@ -67,6 +69,7 @@ class NotebookLauncher:
             "mlflow_experiment": mlflow_experiment,
             "template": template,
             "profile": profile,
+            "image": image,
             "server_name": server_name,
         }
         body.update({key: value for key, value in optional.items() if value is not None})

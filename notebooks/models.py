@@ -46,6 +46,8 @@ class NotebookSession:
         status: ``reserved`` (starting), ``running`` or ``ended``.
         notebook_url: where to open it in a browser.
         ended_reason: why it ended, or None.
+        image: the container image, or None for the deployment's own.
+        idle_minutes: without activity, after which it is stopped; 0: never; None: the deployment's own time.
     """
 
     session_id: str
@@ -59,6 +61,8 @@ class NotebookSession:
     mlflow_experiment: str
     created_at: datetime
     ended_reason: str | None = None
+    image: str | None = None
+    idle_minutes: int | None = None
 
     @classmethod
     def from_api(cls, data: Any, base: str) -> NotebookSession:

@@ -23,6 +23,7 @@ from .domain.reconcile import reconcile_for_ever
 from .hub import Hub
 from .identity import Identity
 from .index_tokens import IndexTokens
+from .nodes import make_nodes
 from .pages import page_routes, site_of
 from .policy_file import PolicyFile
 from .routes import api_rules
@@ -55,7 +56,9 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         policy = PolicyFile(settings.policy, folder / "maestro.last-good.yaml")
         await policy.reload(store)
         tokens = IndexTokens(ensure_key(state, "index_token"))
-        yield Authority(settings, store, hub, policy, volumes, tokens, Templates())
+        nodes = make_nodes(settings)
+        stack.push_async_callback(nodes.close)
+        yield Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes)
 
 
 def make_app(authority: Authority, identity: Identity, cookie_secret: str) -> Application:

@@ -10,6 +10,7 @@ from maestro_hub_services.store import Store
 from .hub import Hub
 from .index_tokens import IndexTokens
 from .leftovers import Leftovers
+from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
 from .templates import Templates
@@ -23,6 +24,7 @@ class Authority:
     Attributes:
         store: the truth. hub: users, groups, servers. policy: ``maestro.yaml`` as it is in force.
         volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
+        nodes: where servers are placed, if on a cluster.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
     """
 
@@ -33,5 +35,6 @@ class Authority:
     volumes: Volumes
     tokens: IndexTokens
     templates: Templates
+    nodes: Nodes
     outcomes: Outcomes = field(default_factory=Outcomes)
     leftovers: Leftovers = field(default_factory=Leftovers)

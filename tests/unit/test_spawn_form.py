@@ -39,7 +39,9 @@ def view(*profiles: ProfileView, **values: Any) -> FormView:
 
 def html(form: FormView, chosen: dict[str, Any] | None = None, notice: str | None = None) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("spawn_form.html").render(form=form, chosen=chosen or {}, notice=notice)
+    return environment.get_template("spawn_form.html").render(
+        form=form, chosen=chosen or {}, notice=notice, limits_note=None
+    )
 
 
 def render(form: FormView, chosen: dict[str, Any] | None = None, notice: str | None = None) -> BeautifulSoup:

@@ -124,7 +124,8 @@ async def test_no_options_at_all_are_an_ask(stub: PlanServiceStub, url: str) -> 
     ("options", "sentence"),
     [
         ({"resources": {"memory": "lots"}}, "'lots' is not an amount of memory"),
-        ({"image": "evil:latest"}, "no option 'image'"),
+        ({"image": "evil:latest"}, "cannot name an image"),
+        ({"git_repo": "x"}, "no option 'git_repo'"),
         ({"workspace": "../etc"}, "cannot name a workspace"),
         ({"workspace": "a" * 31}, "cannot name a workspace"),
     ],

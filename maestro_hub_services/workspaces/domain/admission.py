@@ -16,7 +16,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest, SpawnAsk, parse_ask
 from maestro_core.names import PERSONAL, check_name, home_directory_name
 from maestro_core.policy import Policy
-from maestro_core.profiles import Profile, choose
+from maestro_core.profiles import Profile, choose, image_reference
 from maestro_core.roles import may
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
@@ -94,7 +94,8 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
             "conflict", f"{workspace.name} is archived and takes no launches; ask an admin to restore it.",
             {"workspace": workspace.name},
         )  # fmt: skip
-    profile, resources = choose(policy.profiles, user.groups, ask.profile, ask.resources)
+    _check_images(authority, ask)
+    profile, resources = choose(policy.profiles, user.groups, ask.profile, ask.resources, ask.image)
     await _end_earlier(unit, user, server)
     await note_groups(unit, user)
     limits, used = await standing_limits(authority, unit, policy, user, workspace)
@@ -115,6 +116,8 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         status=LaunchStatus.RESERVED,
         token_mac=token_mac,
         created_at=now(),
+        image=image_reference(policy.images, profile, ask.image),
+        idle_minutes=profile.idle,
     )
     await unit.launches.add(launch)
     await unit.launches.note_groups(launch.id, user.groups)
@@ -129,6 +132,20 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         resources=resources.model_dump(),
     )
     return Admitted(workspace, launch, profile, template, storage_size(limits))
+
+
+def _check_images(authority: Authority, ask: SpawnAsk) -> None:
+    """Images are containers'; a process has none.
+
+    Raises:
+        MaestroError: ``invalid_request``.
+    """
+    if ask.image is not None and authority.settings.provider != "kubernetes":
+        raise MaestroError(
+            "invalid_request",
+            f"The image {ask.image!r} cannot be had: servers are containers on Kubernetes alone, and here they are "
+            "processes of one machine; leave the image out.",
+        )
 
 
 async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> WorkspaceRow:

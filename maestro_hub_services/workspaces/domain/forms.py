@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from maestro_core.allowance import InUse, shown_servers
+from collections.abc import Collection
+
+from maestro_core.allowance import InUse, most, shown_servers
 from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.experiments import default_experiment
-from maestro_core.launches import FormRequest, FormView, ProfileList, ProfileView, SpawnAsk
+from maestro_core.launches import FormRequest, FormView, ImageView, ProfileList, ProfileView, SpawnAsk
 from maestro_core.names import check_name
 from maestro_core.policy import Policy
-from maestro_core.profiles import Profile
+from maestro_core.profiles import Image, Profile
 from maestro_core.quota import Limit
 from maestro_core.resources import show_memory
 from maestro_core.roles import Role
+from maestro_core.room import Room, room_for
 from maestro_core.workspaces import ServersShown, UserRef
-from maestro_hub_services.store import WorkspaceRow
 
 from ..authority import Authority
 from ..identity import Caller
 from .access import opened, unknown_workspace
 from .admission import asked_workspace
-from .limits import standing_limits, without
+from .limits import left_sentences, standing_limits, without
 from .plans import experiment_of, template_of
 
 
@@ -44,19 +46,7 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
         return FormView(workspace=None, role=None, refusal=refusal.message)
     if earlier is not None:  # its place is free again when this server starts anew
         used = without(used, earlier, workspace, user.groups)
-    return _form(authority, policy, user, workspace, role, limits, used)
-
-
-def _form(
-    authority: Authority,
-    policy: Policy,
-    user: UserRef,
-    workspace: WorkspaceRow,
-    role: Role,
-    limits: list[Limit],
-    used: InUse,
-) -> FormView:
-    profiles = profile_views(policy, user, limits, used)
+    profiles = await profile_views(authority, policy, user, limits, used)
     refusal = None
     if not profiles:
         refusal = "No profile is open to you; ask an admin to open one in maestro.yaml."
@@ -70,6 +60,7 @@ def _form(
         refusal=refusal,
         profiles=profiles,
         servers=ServersShown.model_validate(shown_servers(limits, used)),
+        left=left_sentences(limits, used),
         templates=authority.templates.all() if role.covers(Role.EDITOR) else (),
         template=template_of(SpawnAsk(), workspace, role),
         experiment=experiment_of(SpawnAsk(), workspace, role) or default_experiment(workspace.name),
@@ -85,20 +76,33 @@ async def list_profiles(authority: Authority, caller: Caller, workspace: str) ->
     user, policy = caller.person, authority.policy.current
     async with opened(authority, caller, workspace, "read") as (unit, standing):
         limits, used = await standing_limits(authority, unit, policy, user, standing.workspace)
-    return ProfileList(profiles=profile_views(policy, user, limits, used))
+    return ProfileList(
+        profiles=await profile_views(authority, policy, user, limits, used), left=left_sentences(limits, used)
+    )
 
 
-def profile_views(policy: Policy, user: UserRef, limits: list[Limit], used: InUse) -> tuple[ProfileView, ...]:
-    """The profiles open to a person, in file order."""
-    return tuple(_view(profile, limits, used) for profile in policy.profiles if profile.open_to(user.groups))
+async def profile_views(
+    authority: Authority, policy: Policy, user: UserRef, limits: list[Limit], used: InUse
+) -> tuple[ProfileView, ...]:
+    """The profiles open to a person, in file order. Looks at the nodes: call it outside a transaction."""
+    nodes = await authority.nodes.look()
+    images = () if authority.settings.provider == "local" else policy.images
+    found = [profile for profile in policy.profiles if profile.open_to(user.groups)]
+    return tuple(
+        _view(profile, limits, used, images, room_for(nodes, profile) if authority.nodes.placed else None)
+        for profile in found
+    )
 
 
-def _view(profile: Profile, limits: list[Limit], used: InUse) -> ProfileView:
+def _view(
+    profile: Profile, limits: list[Limit], used: InUse, images: Collection[Image], room: Room | None
+) -> ProfileView:
     refusal = None
     try:
         check_quota(limits, used, profile.resources)
     except MaestroError as error:
         refusal = error.message
+    top = most(limits, used, profile.ceiling)
     return ProfileView(
         name=profile.name,
         title=profile.title or profile.name.capitalize(),
@@ -110,4 +114,15 @@ def _view(profile: Profile, limits: list[Limit], used: InUse) -> ProfileView:
         gpu_type=profile.gpu_type,
         allowed=refusal is None,
         refusal=refusal,
+        max_cpu=None if top is None else top.cpu,
+        max_memory=None if top is None else top.memory,
+        max_memory_shown=None if top is None else show_memory(top.memory),
+        max_gpu=None if top is None else top.gpu,
+        images=tuple(
+            ImageView(name=image.name, title=image.title or image.name)
+            for image in images
+            if image.name in profile.allow.images
+        ),
+        idle_minutes=profile.idle,
+        room=room,
     )

@@ -78,6 +78,8 @@ async def view(authority: Authority, unit: Unit, row: LaunchRow) -> LaunchView:
         started_at=row.started_at,
         ended_at=row.ended_at,
         ended_reason=row.ended_reason,
+        image=row.image,
+        idle_minutes=row.idle_minutes,
     )
 
 
