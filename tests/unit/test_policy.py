@@ -41,6 +41,9 @@ class TestTheText:
         assert policy.datasets[0].claim == "dataset-weather"
         assert policy.packages.blocked_packages and policy.packages.index.upstream
         assert policy.profiles[-1].image
+        assert policy.quotas.pools.everyone.max_gpu_total == 16
+        assert policy.quotas.pools.groups["data-science"].max_gpu_hours_per_month == 1000
+        assert {image.name for image in policy.images} == set(policy.profiles[1].allow.images)
 
     @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "{}"])
     def test_an_empty_file_is_the_default(self, text: str) -> None:
@@ -53,6 +56,17 @@ class TestTheText:
             ("a: 1\na: 2\n", "'a' stands twice"),
             ("profiles:\n  - {name: small}\n  - {name: small}\n", "'small' stands twice"),
             ("profiles: []\n", "at least one profile"),
+            ("profiles: [{name: a, allow: {images: [r]}}]\n", "'a' allows the image 'r', which no entry of 'images'"),
+            ("profiles: [{name: a, allow: {cpu: many}}]\n", "profiles.0.allow.cpu: 'many' is not an amount of cpu"),
+            ("profiles: [{name: a, allow: {colour: red}}]\n", "known are cpu, memory, gpu, images"),
+            ("profiles: [{name: a, idle: -1}]\n", "profiles.0.idle"),
+            ("images: [{name: r, image: a}, {name: r, image: b}]\n", "the image name 'r' stands twice"),
+            ("quotas: {pools: {everyone: {max_cpu_per_notebook: 1}}}\n", "quotas.pools.everyone.max_cpu_per_notebook"),
+            (
+                "quotas: {pools: {groups: {ml: {max_memory_total: x}}}}\n",
+                "quotas.pools.groups.ml.max_memory_total: 'x'",
+            ),
+            ("quotas: {everyone: {max_gpu_hours_per_month: lots}}\n", "quotas.everyone.max_gpu_hours_per_month"),
             ("profiles: 3\nquotas: {everyone: {max_cpu_per_notebook: lots}}\n", "quotas.everyone.max_cpu"),
             ("quotas:\n  everyone: {max_cpu_per_notebook: lots}\n", "quotas.everyone.max_cpu_per_notebook: 'lots'"),
             ("quotas:\n  groups:\n    team: {max_memory_per_notebook: 3Xi}\n", "quotas.groups.team.max_memory"),

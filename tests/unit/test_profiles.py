@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
-from maestro_core.profiles import Profile, choose, default_profile
+from maestro_core.profiles import Image, Profile, choose, default_profile, image_reference
 from maestro_core.resources import Resources
 
 SMALL = Profile(name="small", cpu=1, memory="2Gi")
@@ -45,6 +45,46 @@ class TestChoosing:
         for kind in (None, "v100"):
             assert choose(ALL, ("gpu-users",), None, Resources(gpu=1, gpu_type=kind))[0] is GPU
         assert code(ALL, ("gpu-users",), None, Resources(gpu=1, gpu_type="h100"))[0] == "profile_closed"
+
+
+WIDE = Profile(name="wide", cpu=1, memory="2Gi", allow={"cpu": 4, "gpu": 2, "images": ["r"]})
+
+
+class TestWhatAProfileAllows:
+    def test_its_own_amounts_are_the_default_and_more_may_be_asked_for(self) -> None:
+        assert choose((WIDE,), (), "wide", None)[1] == WIDE.resources
+        assert choose((WIDE,), (), "wide", Resources(cpu=4, gpu=2, memory="2Gi"))[1].cpu == 4
+        assert "8 cpu of 4" in code((WIDE,), (), "wide", Resources(cpu=8))[1]
+        assert "3 GiB of 2 GiB" in code((WIDE,), (), "wide", Resources(memory="3Gi"))[1]
+
+    def test_amounts_alone_find_it_too(self) -> None:
+        assert choose((SMALL, WIDE), (), None, Resources(cpu=3))[0] is WIDE
+
+    def test_less_than_the_profile_has_allows_no_less(self) -> None:
+        assert Profile(name="a", cpu=8, allow={"cpu": 2}).ceiling.cpu == 8
+
+    def test_an_image_by_name_from_those_it_allows(self) -> None:
+        assert choose((SMALL, WIDE), (), None, None, "r")[0] is WIDE, "the first that allows it"
+        assert choose((SMALL, WIDE), (), "wide", None, "r")[0] is WIDE
+        kind, message = code((SMALL, WIDE), (), "small", None, "r")
+        assert (kind, message) == (
+            "profile_closed",
+            "The profile 'small' does not allow the image 'r'; leave it out.",
+        )
+        assert (
+            "No profile open to you allows the image 'x'; take one of: r" in code((SMALL, WIDE), (), None, None, "x")[1]
+        )
+
+    def test_what_a_node_pulls(self) -> None:
+        images = (Image(name="r", image="registry.example.org/r:1"),)
+        own = Profile(name="a", image="own:1", allow={"images": ["r"]})
+        assert image_reference(images, own, "r") == "registry.example.org/r:1"
+        assert (image_reference(images, own, None), image_reference(images, SMALL, None)) == ("own:1", None)
+
+    @pytest.mark.parametrize("image", ["", "a b", "x\ny", "-flag", "$(HOME)", "{username}", "a" * 501])
+    def test_an_image_is_a_reference(self, image: str) -> None:
+        with pytest.raises(MaestroError):
+            read_model(Image, {"name": "r", "image": image})
 
 
 class TestRefusals:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maestro_core.allowance import InUse, Use, check, shown_servers
+from maestro_core.allowance import InUse, Use, check, left_of, most, shown_servers
 from maestro_core.errors import MaestroError
-from maestro_core.quota import LIMITS, Quota, Quotas, limits_for
+from maestro_core.quota import LEVELS, LIMITS, Override, PoolQuota, Pools, Quota, Quotas, limits_for, parse_figure
 from maestro_core.resources import Resources
 
 FEW = st.one_of(st.none(), st.integers(0, 5))
+SHARED = {"max_concurrent_notebooks": FEW, "max_gpu_total": FEW, "max_gpu_hours_per_month": FEW}
+POOL = st.builds(PoolQuota, **SHARED)
 QUOTA = st.builds(
     Quota,
-    max_concurrent_notebooks=FEW,
     max_gpu_per_notebook=st.one_of(st.none(), st.integers(0, 4)),
     max_cpu_per_notebook=st.one_of(st.none(), st.integers(1, 16)),
+    **SHARED,
 )
 QUOTAS = st.builds(
     Quotas,
@@ -24,7 +29,9 @@ QUOTAS = st.builds(
     groups=st.dictionaries(st.sampled_from(["a", "b", "c"]), QUOTA),
     users=st.dictionaries(st.sampled_from(["ann", "bob"]), QUOTA),
     workspaces=st.dictionaries(st.sampled_from(["demo", "other"]), QUOTA),
+    pools=st.builds(Pools, everyone=POOL, groups=st.dictionaries(st.sampled_from(["a", "b", "d"]), POOL)),
 )
+USE = st.builds(Use, servers=st.integers(0, 6), gpu=st.integers(0, 5), gpu_hours=st.integers(0, 6))
 GROUPS = st.sets(st.sampled_from(["a", "b", "c", "d"]))
 
 
@@ -67,6 +74,29 @@ class TestWhichOneHolds:
             "workspace.max_concurrent_notebooks": (2, "workspace demo"),
         }
 
+    def test_pools_hold_besides_the_ones_of_all_ones_groups(self) -> None:
+        pools = Pools(everyone=PoolQuota(max_gpu_total=9), groups={g: PoolQuota(max_gpu_total=8) for g in ("a", "z")})
+        found = limits_for(Quotas(everyone=Quota(max_gpu_total=1), pools=pools), "ann", {"a", "b"}, "demo")
+        assert [(limit.scope, limit.key, limit.value, limit.source) for limit in found] == [
+            ("user", "", 1, "everyone"),
+            ("pool", "a", 8, "the pool of group a"),
+            ("pool", "", 9, "the pool of everyone"),
+        ]
+
+    def test_a_figure_of_runtime_wins_at_its_level_and_no_further(self) -> None:
+        quotas = Quotas(everyone=Quota(max_gpu_total=1), users={"ann": Quota(max_gpu_total=2)})
+        noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
+        for level, name, value in (("everyone", "", 2), ("user", "ann", 5)):
+            (limit,) = limits_for(quotas, "ann", (), None, [Override(level, name, "max_gpu_total", 5, "root", noon)])
+            assert limit.value == value
+        assert (limit.origin, limit.set_for) == ("root on 2026-11-24", "set for user ann by root on 2026-11-24")
+
+    def test_the_most_generous_of_groups_of_file_and_runtime(self) -> None:
+        rows = [Override("group", "b", "max_gpu_total", 3, "root", datetime(2026, 11, 24, tzinfo=UTC))]
+        quotas = Quotas(groups={"a": Quota(max_gpu_total=2), "b": Quota(max_gpu_total=9)})
+        (limit,) = limits_for(quotas, "ann", {"a", "b"}, None, rows)
+        assert (limit.value, limit.source) == (3, "group b")
+
     @given(QUOTAS, GROUPS)
     def test_the_order_of_groups_does_not_matter(self, quotas: Quotas, groups: set[str]) -> None:
         assert limits_for(quotas, "ann", sorted(groups), "demo") == limits_for(
@@ -91,9 +121,23 @@ def slow_answer(quotas: Quotas, groups: set[str], in_use: InUse, asked: Resource
     def fits(limit: float | None, amount: float) -> bool:
         return limit is None or amount <= limit
 
+    def shared(limit: Callable[[str], float | None], use: Use) -> bool:
+        hours = limit("max_gpu_hours_per_month")
+        return (
+            fits(limit("max_concurrent_notebooks"), use.servers + 1)
+            and (not asked.gpu or fits(limit("max_gpu_total"), use.gpu + asked.gpu))
+            and (not asked.gpu or hours is None or use.gpu_hours < hours)
+        )
+
+    pools = quotas.pools
     return (
-        fits(person("max_concurrent_notebooks"), in_use.user.servers + 1)
-        and fits(here("max_concurrent_notebooks"), in_use.workspace.servers + 1)
+        shared(person, in_use.user)
+        and shared(here, in_use.workspace)
+        and shared(lambda name: getattr(pools.everyone, name), in_use.pools.get("", Use()))
+        and all(
+            shared(lambda name, group=group: getattr(pools.groups[group], name), in_use.pools.get(group, Use()))
+            for group in groups & pools.groups.keys()
+        )
         and all(fits(limit("max_cpu_per_notebook"), asked.cpu) for limit in (person, here))
         and all(fits(limit("max_gpu_per_notebook"), asked.gpu) for limit in (person, here))
     )
@@ -105,8 +149,9 @@ class TestWhetherItFits:
         GROUPS,
         st.builds(
             InUse,
-            user=st.builds(Use, servers=st.integers(0, 6)),
-            workspace=st.builds(Use, servers=st.integers(0, 6)),
+            user=USE,
+            workspace=USE,
+            pools=st.dictionaries(st.sampled_from(["", "a", "b", "d"]), USE),
         ),
         st.builds(Resources, cpu=st.integers(1, 20), gpu=st.integers(0, 6)),
     )
@@ -118,6 +163,7 @@ class TestWhetherItFits:
             admitted = False
             assert error.code == "quota_exceeded"
             assert error.details["in_use"] + error.details["asked"] > error.details["value"]
+            assert error.details["limit"] in error.message and error.details["source"] in error.message
         assert admitted == slow_answer(quotas, groups, in_use, asked)
 
     def test_the_sentence_says_which_how_much_by_what_and_what_to_do(self) -> None:
@@ -154,3 +200,61 @@ def test_every_limit_can_be_set_and_shown() -> None:
     assert set(LIMITS) == set(Quota.model_fields)
     for kind in LIMITS.values():
         assert kind.title and kind.show(1024.0**3)
+
+
+class TestWhatIsLeft:
+    quotas = Quotas(
+        everyone=Quota(
+            max_concurrent_notebooks=3, max_gpu_total=4, max_gpu_hours_per_month=10, max_cpu_per_notebook=16
+        ),
+        workspaces={"demo": Quota(max_memory_total="64Gi")},
+        pools=Pools(groups={"ml": PoolQuota(max_gpu_total=8)}),
+    )
+    limits = limits_for(quotas, "ann", {"ml"}, "demo")
+    in_use = InUse(Use(2, 4, 0, 1, 40, 3.5), Use(memory=6 * 1024**3), {"ml": Use(gpu=6)})
+
+    def test_in_words(self) -> None:
+        assert [left.sentence for left in left_of(self.limits, self.in_use)] == [
+            "2 of 3 servers",
+            "6 GiB of 64 GiB memory of workspace demo",
+            "1 of 4 GPUs",
+            "6 of 8 GPUs of group ml",
+            "3.5 of 10 GPU hours this month",
+        ]
+
+    def test_the_most_that_may_be_asked_for_is_a_profiles_ceiling_within_every_limit(self) -> None:
+        assert most(self.limits, self.in_use, Resources(cpu=32, memory="100Gi", gpu=8)) == Resources(
+            cpu=16, memory="58Gi", gpu=2
+        )
+        assert most([], InUse(), Resources(cpu=2, gpu=1)) == Resources(cpu=2, gpu=1)
+
+    def test_nothing_where_not_even_the_least_fits(self) -> None:
+        full = InUse(workspace=Use(memory=64 * 1024**3))
+        assert most(self.limits, full, Resources()) is None
+
+    def test_no_gpu_when_their_hours_are_used_up(self) -> None:
+        spent = InUse(Use(gpu_hours=10))
+        assert most(self.limits, spent, Resources(gpu=1)) == Resources(gpu=0)
+
+    @given(
+        QUOTAS,
+        GROUPS,
+        st.builds(InUse, user=USE, workspace=USE, pools=st.dictionaries(st.sampled_from(["", "a", "b"]), USE)),
+    )
+    def test_it_is_admitted_and_one_gpu_more_is_not(self, quotas: Quotas, groups: set[str], in_use: InUse) -> None:
+        limits = [one for one in limits_for(quotas, "ann", groups, "demo") if one.name != "max_concurrent_notebooks"]
+        top = most(limits, in_use, Resources(cpu=4, gpu=4))
+        if top is None:
+            return
+        check(limits, in_use, top)
+        if top.gpu < 4:
+            with pytest.raises(MaestroError):
+                check(limits, in_use, top.model_copy(update={"gpu": top.gpu + 1}))
+
+
+def test_a_figure_is_written_as_the_file_writes_it() -> None:
+    assert parse_figure("user", "max_memory_total", "1Gi") == 1024**3
+    assert parse_figure("group-pool", "max_cpu_total", "500") == 500
+    assert parse_figure("everyone", "max_gpu_hours_per_month", "0.5") == 0.5
+    for level in LEVELS:
+        assert parse_figure(level, "max_concurrent_notebooks", 0) == 0

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import pytest
 
 from maestro_core.errors import MaestroError
-from maestro_core.launches import LaunchPlan
+from maestro_core.launches import FormRequest, LaunchPlan
 from maestro_core.roles import Role
+from maestro_core.room import Node
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.store import Place, clock
 from maestro_hub_services.workspaces.app import open_authority
 from maestro_hub_services.workspaces.authority import Authority
-from maestro_hub_services.workspaces.domain import admission
-from tests.workspaces_kit import CREATED, ask, settings_for, user
+from maestro_hub_services.workspaces.domain import admission, forms, launches
+from tests.workspaces_kit import CREATED, ask, person, settings_for, user
 
 ANN, BOB = user("ann"), user("bob")
 PROFILES = """
@@ -251,6 +253,78 @@ class TestBudgets:
         self.passes(1)
         await refused(authority, ANN, "more", workspace="personal")
         await plan(authority, user("ann", created="2027-01-01T00:00:00Z"))
+
+
+ALLOWING = """
+profiles:
+  - {name: small, cpu: 1, memory: 2Gi, allow: {cpu: 4, images: [r]}, idle: 90}
+  - {name: gpu, cpu: 2, memory: 4Gi, gpu: 1, idle: 20, image: "cuda:1"}
+  - {name: plain}
+images: [{name: r, image: "registry.example.org/r:1", title: R}]
+quotas: {everyone: {max_cpu_total: 3}}
+"""
+
+
+class TestProfiles:
+    @pytest.fixture
+    async def authority(self, tmp_path: Path) -> AsyncIterator[Authority]:
+        async with open_authority(settings_for(tmp_path / "state", policy=ALLOWING)) as made:
+            yield made
+
+    async def on_kubernetes(self, authority: Authority, nodes: Any) -> Authority:
+        return replace(authority, settings=replace(authority.settings, provider="kubernetes"), nodes=nodes)
+
+    async def test_the_plan_carries_image_and_idle_time_and_the_launch_shows_them(self, authority: Authority) -> None:
+        cluster = await self.on_kubernetes(authority, Nodes(None))
+        made = await plan(cluster, ANN, image="r")
+        assert (made.image, made.idle_minutes) == ("registry.example.org/r:1", 90)
+        assert made.labels["maestro.idle-minutes"] == made.environment["MAESTRO_IDLE_MINUTES"] == "90"
+        shown = await launches.view_launch(cluster, person(ANN), made.launch_id)
+        assert (shown.image, shown.idle_minutes) == ("registry.example.org/r:1", 90)
+        gpu = await plan(cluster, BOB, profile="gpu")
+        assert (gpu.image, gpu.idle_minutes) == ("cuda:1", 20)
+        plain = await plan(cluster, user("eve"), profile="plain")
+        assert plain.idle_minutes is None and "maestro.idle-minutes" not in plain.labels
+
+    async def test_one_machine_has_no_images_and_says_so(self, authority: Authority) -> None:
+        with pytest.raises(MaestroError, match="servers are containers on Kubernetes alone") as caught:
+            await plan(authority, ANN, image="r")
+        assert caught.value.code == "invalid_request"
+        form = await forms.form_view(authority, FormRequest(user=ANN))
+        assert form.profiles[0].images == ()
+
+    async def test_the_form_shows_the_most_that_may_be_had_now_and_what_is_left(self, authority: Authority) -> None:
+        small = (await forms.form_view(authority, FormRequest(user=ANN))).profiles[0]
+        assert (small.cpu, small.max_cpu, small.room) == (1, 3, None)
+        await plan(authority, ANN, "more", workspace="personal")
+        form = await forms.form_view(authority, FormRequest(user=ANN))
+        assert (form.profiles[0].max_cpu, form.left) == (2, ("1 of 3 cpu",))
+        await plan(authority, ANN)
+        again = await forms.form_view(authority, FormRequest(user=ANN))
+        assert again.left == ("1 of 3 cpu",), "the place of this server is free when it starts anew"
+        await plan(authority, ANN, resources={"cpu": 2})
+        refusal = await refused(authority, ANN, resources={"cpu": 3})
+        assert "and this asks for 3 more" in refusal.message
+
+    async def test_the_form_says_whether_a_node_has_room(self, authority: Authority) -> None:
+        free = {"cpu": 1.5, "memory": 8 * 1024.0**3, "pods": 5.0}
+        for nodes, rooms in (([Node({}, free)], ["now", "busy", "now"]), (None, ["unknown"] * 3)):
+            cluster = await self.on_kubernetes(authority, Nodes(nodes))
+            form = await forms.form_view(cluster, FormRequest(user=ANN))
+            assert [profile.room for profile in form.profiles] == rooms
+            assert [image.title for image in form.profiles[0].images] == ["R"]
+
+
+class Nodes:
+    """Nodes of a test."""
+
+    placed = True
+
+    def __init__(self, nodes: list[Node] | None) -> None:
+        self.nodes = nodes
+
+    async def look(self) -> list[Node] | None:
+        return self.nodes
 
 
 class TestStorage:

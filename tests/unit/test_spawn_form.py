@@ -9,11 +9,12 @@ import pytest
 from bs4 import BeautifulSoup
 from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
 
-from maestro_core.launches import FormView, ProfileView, TemplateView, ask_from_form, parse_ask
+from maestro_core.launches import FormView, ImageView, ProfileView, TemplateView, ask_from_form, parse_ask
 from maestro_core.profiles import Profile, choose
 from maestro_core.resources import show_memory
 from maestro_core.roles import Role
 from maestro_core.workspaces import ServersShown
+from maestro_spawner.form import fitting
 
 TEMPLATES = Path(__file__).parents[2] / "templates" / "pages"
 HOSTILE = "<script>alert('x')<script><img src=x onerror=alert(1)>\"'&"
@@ -211,3 +212,67 @@ def test_a_refused_start_shows_its_sentence_once() -> None:
     assert hub_page(plain, error_message="The limit is 4 cpu.").find(role="alert").get_text() == "The limit is 4 cpu."
     told = html(view(SMALL), notice="The limit is 4 cpu.")
     assert hub_page(told, error_message="The limit is 4 cpu.").get_text().count("The limit is 4 cpu.") == 1
+
+
+# What is left, and what still fits
+
+
+WIDE = profile(
+    "wide", max_cpu=8.0, max_memory=16 * GIB, max_memory_shown="16 GiB", max_gpu=0, idle_minutes=30, room="busy",
+    images=(ImageView(name="r", title="R and tidyverse"),),
+)  # fmt: skip
+
+
+def test_what_is_in_use_of_every_limit_is_said() -> None:
+    page = render(view(SMALL, left=("1 of 3 servers", "1 of 4 GPUs", "3.5 of 10 GPU hours this month")))
+    assert page.find(id="maestro-left").get_text() == "Also in use: 1 of 4 GPUs, 3.5 of 10 GPU hours this month."
+    assert render(view(SMALL, left=("1 of 3 servers",))).find(id="maestro-left") is None
+
+
+def test_a_profile_says_what_more_it_allows_when_it_ends_and_whether_a_node_has_room() -> None:
+    text = " ".join(render(view(WIDE)).get_text(" ").split())
+    assert "Under Customize up to 8 cpu, 16 GiB" in text
+    assert "Stopped after 30 minutes without use" in text
+    assert "No node has room for it now; the start may wait" in text
+    assert "A node has room for it now" in render(view(profile("a", room="now"))).get_text()
+    assert "Whether a node has room is not known" in render(view(profile("a", room="unknown"))).get_text()
+    plain = render(view(SMALL)).get_text()
+    assert "Customize up to" not in plain and "Stopped after" not in plain and "node" not in plain
+
+
+def test_images_are_offered_with_the_profiles_that_allow_them() -> None:
+    page = render(view(SMALL, WIDE), {"profile": "wide", "image": "r"})
+    select = page.find(id="spawn-image")
+    assert [" ".join(option.get_text().split()) for option in select.find_all("option")] == [
+        "as the profile",
+        "R and tidyverse (with Wide)",
+    ]
+    assert ask_from_form(sent(page)) == {"profile": "wide", "image": "r"}
+    assert render(view(SMALL)).find(id="spawn-image") is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        (
+            {"profile": "wide", "resources": {"cpu": 8, "memory": "16Gi"}},
+            {"profile": "wide", "cpu": 8, "memory": "16Gi"},
+        ),
+        ({"profile": "wide", "resources": {"cpu": 9, "memory": "4Gi"}}, {"profile": "wide", "memory": "4Gi"}),
+        ({"profile": "wide", "resources": {"gpu": 1}}, {"profile": "wide"}),
+        ({"profile": "wide", "image": "r"}, {"profile": "wide", "image": "r"}),
+        ({"profile": "small", "image": "r"}, {"profile": "small"}),
+        (
+            {"profile": "full", "resources": {"cpu": 1}, "image": "r", "mlflow_experiment": "x"},
+            {"mlflow_experiment": "x"},
+        ),
+        ({"profile": "gone", "resources": {"cpu": 1}}, {}),
+        ({"resources": {"cpu": 2}}, {"cpu": 2}),
+        ({"resources": {"cpu": 3}}, {}),
+        ({"profile": "small", "template": "gone"}, {"profile": "small"}),
+    ],
+)
+def test_a_saved_choice_keeps_only_what_still_fits(chosen: dict[str, Any], kept: dict[str, Any]) -> None:
+    shown = view(SMALL, WIDE, profile("full", "It is full."))
+    assert fitting(shown, chosen) == kept
+    assert ask_from_form(sent(render(shown, fitting(shown, chosen))))["profile"] in ("small", "wide")
