@@ -205,3 +205,26 @@ async def test_the_loop_goes_on_after_a_failure(world: World, monkeypatch: pytes
         await until(ended, "the leaked launch is still there")
     finally:
         loop.cancel()
+
+
+class TestGroups:
+    async def test_who_joins_or_leaves_a_group_counts_in_its_pool_at_the_next_look(self, world: World) -> None:
+        """And an ended launch keeps the groups of its time."""
+        world.hub.add("ann", "ml")
+        async with world.client("ann") as client:
+            session = (await client.post("/launches", json={})).json()["session_id"]
+
+        async def held() -> dict[str, int]:
+            async with world.authority.store.read() as unit:
+                return {name: one.servers for name, one in (await unit.launches.held_by_groups(["ml", "new"])).items()}
+
+        assert await held() == {"ml": 1}
+        world.hub.add("ann", "new")
+        await reconcile.release_leaked(world.authority)
+        assert await held() == {"new": 1}
+        async with world.client("ann") as client:
+            await client.delete(f"/launches/{session}")
+        world.hub.add("ann", "ml")
+        await reconcile.release_leaked(world.authority)
+        async with world.authority.store.read() as unit:
+            assert await unit.launches.noted_groups() == {}

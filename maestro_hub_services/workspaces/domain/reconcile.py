@@ -23,6 +23,7 @@ from maestro_hub_services.store.events import RECONCILE
 from ..authority import Authority
 from ..hub import HubServer, HubUser
 from .admission import confirm, release
+from .groups import follow_groups
 
 #: seconds between two looks
 INTERVAL = 10.0
@@ -51,7 +52,8 @@ async def reconcile_for_ever(authority: Authority) -> None:
 
 
 async def release_leaked(authority: Authority) -> None:
-    """Release launches whose server is gone; confirm those whose server is up and whose confirmation got lost.
+    """Release launches whose server is gone; confirm those whose server is up and whose confirmation got lost; count
+    what runs in the pools of the groups that its user is in now.
 
     Raises:
         MaestroError: ``hub_unavailable``; what is not known for sure is left as it is.
@@ -61,8 +63,11 @@ async def release_leaked(authority: Authority) -> None:
     if not launches:
         return
     servers: dict[tuple[str, str, str], HubServer] = {}
+    groups: dict[tuple[str, str], tuple[str, ...]] = {}
     async for user in authority.hub.users(active=True):
+        groups[user.ref.name, user.ref.created] = user.ref.groups
         servers.update({(user.ref.name, user.ref.created, server.name): server for server in user.servers.values()})
+    await follow_groups(authority, groups)
     for launch in launches:
         server = servers.get((launch.user, launch.user_created, launch.server_name))
         if server is not None and server.active:
