@@ -40,6 +40,7 @@ ERRORS: dict[str, ErrorKind] = {
     "unknown_user": ErrorKind(404, 3, "The Hub does not know this user."),
     "unknown_group": ErrorKind(404, 3, "The Hub does not know this group."),
     "unknown_member": ErrorKind(404, 3, "The workspace has no such member."),
+    "unknown_invitation": ErrorKind(404, 3, "There is no such invitation, or it is for somebody else, or it ran out."),
     "unknown_profile": ErrorKind(404, 3, "maestro.yaml has no such profile."),
     "unknown_template": ErrorKind(404, 3, "There is no such notebook template."),
     "unknown_launch": ErrorKind(404, 3, "There is no such launch, or it is somebody else's."),

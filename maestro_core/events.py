@@ -19,15 +19,26 @@ EVENTS: dict[str, EventKind] = {
     "workspace_created": EventKind("Somebody created a workspace.", ("name",)),
     "workspace_changed": EventKind("A workspace's description or settings changed.", ("fields",)),
     "workspace_archived": EventKind("A workspace was archived: it takes no launches.", ("name",)),
+    "workspace_restored": EventKind("An archived workspace takes launches again.", ("name",)),
+    "workspace_purge_begun": EventKind("An archived workspace's data is being removed.", ("name",)),
+    "workspace_purged": EventKind(
+        "Nothing of a workspace is left but this; its name is free again.", ("name", "removed", "kept")
+    ),
     "member_added": EventKind("A user or group became a member.", ("member_kind", "member", "role")),
     "member_changed": EventKind("A member's role changed.", ("member_kind", "member", "role", "was")),
     "member_removed": EventKind("A member was removed.", ("member_kind", "member", "was")),
+    "ownership_passed": EventKind("An owner handed a workspace over.", ("member_kind", "member", "was")),
+    "member_invited": EventKind("Somebody was invited whom the Hub does not know yet.", ("role", "until")),
+    "invitation_accepted": EventKind("An invitation became a membership.", ("role",)),
+    "invitation_ended": EventKind("An invitation was withdrawn, declined or ran out.", ("reason",)),
     "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
     "launch_refused": EventKind(
         "A launch was refused; `limit` is the one that it would have passed.",
         ("server_name", "code", "message", "limit", "ask"),
     ),
     "launch_running": EventKind("A server came up.", ("server_name",)),
+    "launch_ending": EventKind("A server will be stopped, and its user is told.", ("server_name", "reason", "at")),
+    "launch_spared": EventKind("A server that was to be stopped goes on.", ("server_name", "reason")),
     "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),
     "quota_set": EventKind(
         "An admin set a quota at runtime; `was` is what was set at runtime before.",

@@ -342,6 +342,7 @@ class LaunchView(BaseModel):
         ended_reason: why it ended, or None.
         image: the container image, or None for the deployment's own.
         idle_minutes: without activity, after which it is stopped; 0: never; None: the deployment's own time.
+        ends_at, ends_reason: when and why it will be stopped, as its user is told; None: it will not.
     """
 
     session_id: str
@@ -360,6 +361,8 @@ class LaunchView(BaseModel):
     ended_reason: str | None = None
     image: str | None = None
     idle_minutes: int | None = None
+    ends_at: datetime | None = None
+    ends_reason: str | None = None
 
 
 class LaunchList(BaseModel):

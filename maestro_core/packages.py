@@ -186,6 +186,8 @@ class IndexSettings(BaseModel):
         if value is None:
             return ()
         addresses = [value] if isinstance(value, str) else value
+        if not isinstance(addresses, list | tuple):
+            raise ValueError("an upstream is an address, or a list of them")
         for address in addresses:
             if not isinstance(address, str) or not address.startswith(("https://", "http://", "file:///")):
                 raise ValueError("an upstream is an address that starts with https://, http:// or file:///")

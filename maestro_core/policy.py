@@ -1,4 +1,4 @@
-"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets. The service reads the file."""
+"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets, members, retention. The service reads it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import MaestroError
+from .lifecycle import MemberRules, Retention
 from .models import read_model
 from .names import check_name
 from .packages import PackagePolicy
@@ -49,6 +50,8 @@ class Policy(BaseModel):
     quotas: Quotas = Quotas()
     packages: PackagePolicy = PackagePolicy()
     datasets: tuple[Dataset, ...] = ()
+    members: MemberRules = MemberRules()
+    retention: Retention = Retention()
 
     @field_validator("profiles")
     @classmethod

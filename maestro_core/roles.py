@@ -36,7 +36,10 @@ ACTIONS: dict[str, Role] = {
     "install_packages": Role.EDITOR,
     "change": Role.OWNER,
     "manage_members": Role.OWNER,
+    "transfer": Role.OWNER,
     "archive": Role.OWNER,
+    "restore": Role.OWNER,
+    "purge": Role.OWNER,
 }
 
 

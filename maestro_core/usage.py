@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from .resources import Resources
+
 #: seconds between two heartbeats, unless the launch's environment says otherwise (MAESTRO_HEARTBEAT_SECONDS)
 HEARTBEAT_SECONDS = 30
 
@@ -83,3 +85,67 @@ class Notices(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     notices: tuple[Notice, ...] = Field(default=(), max_length=50)
+
+
+class UsagePoint(BaseModel):
+    """What a server used over a while.
+
+    Attributes:
+        at: when the while began; ``seconds``: how much of it was measured (0: a single look).
+        cpu: cores in the mean; memory, memory_peak: bytes, in the mean and at most.
+        gpu: percent of its GPUs' time in the mean, or None; gpu_memory: bytes over all GPUs.
+        busy: the share of looks at which something worked, 0 to 1.
+    """
+
+    at: AwareDatetime
+    seconds: float
+    cpu: float
+    memory: int
+    memory_peak: int
+    gpu: float | None = None
+    gpu_memory: int = 0
+    busy: float
+
+
+class LaunchUsage(BaseModel):
+    """What one launch uses and used.
+
+    Attributes:
+        ends_at, ends_reason: when and why it will be stopped, as its user is told; None: it will not.
+        latest: the last sample. points: means over spans that grow with age, the oldest first.
+    """
+
+    session_id: str
+    user: str
+    server_name: str
+    workspace: str
+    status: str
+    resources: Resources
+    ends_at: AwareDatetime | None = None
+    ends_reason: str | None = None
+    latest: UsagePoint | None = None
+    points: tuple[UsagePoint, ...] = ()
+
+
+class Hours(BaseModel):
+    """Time that servers ran, times what each was given: core hours and GPU hours."""
+
+    cpu: float = 0
+    gpu: float = 0
+
+
+class WorkspaceUsage(BaseModel):
+    """What a workspace uses now, and used.
+
+    Attributes:
+        storage_used: bytes of its files when they were last measured, or None. storage_limit: the most, or None.
+        launches: those that run or start, each with its last sample.
+        month: hours of the present month (UTC), of everyone's launches in it.
+    """
+
+    workspace: str
+    storage_used: int | None = None
+    storage_measured_at: AwareDatetime | None = None
+    storage_limit: int | None = None
+    launches: tuple[LaunchUsage, ...] = ()
+    month: Hours = Hours()

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from .errors import MaestroError
 from .names import check_group_name, check_name, check_new_workspace_name, check_user_name
 from .roles import Role, parse_role
+from .workspace_settings import WorkspaceSettings
 
 MAX_DESCRIPTION = 1000
 
@@ -62,8 +64,6 @@ class MemberSpec(BaseModel):
 
     def model_post_init(self, context: Any) -> None:
         """Exactly one of user and group."""
-        from .errors import MaestroError
-
         if (self.user is None) == (self.group is None):
             raise MaestroError("invalid_request", "A member is one user or one group; name exactly one of them.")
 
@@ -78,6 +78,12 @@ class MemberSpec(BaseModel):
         return self.user if self.user is not None else str(self.group)
 
 
+class Transfer(MemberSpec):
+    """Who becomes owner in the place of the one who says so."""
+
+    role: Role = Role.OWNER
+
+
 class Member(BaseModel):
     """A member as shown."""
 
@@ -88,8 +94,8 @@ class Member(BaseModel):
     added_at: datetime
 
 
-class WorkspaceSpec(BaseModel):
-    """The body that creates a workspace.
+class WorkspaceSpec(WorkspaceSettings):
+    """The body that creates a workspace, and a workspace's YAML.
 
     Attributes:
         members: besides the creator, who is an owner.
@@ -114,12 +120,23 @@ class WorkspaceSpec(BaseModel):
         return None if value in (None, "") else check_name(value, "template")
 
 
-class WorkspaceChange(BaseModel):
-    """The body that changes one."""
+class WorkspaceChange(WorkspaceSettings):
+    """The body that changes one: what is named is replaced, a section that is null is emptied."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    description: str = Field(max_length=MAX_DESCRIPTION)
+    description: str | None = Field(default=None, max_length=MAX_DESCRIPTION)
+    template: str | None = None
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _template(cls, value: Any) -> str | None:
+        return None if value in (None, "") else check_name(value, "template")
+
+    def model_post_init(self, context: Any) -> None:
+        """Something has to change."""
+        if not self.model_fields_set:
+            raise MaestroError("invalid_request", "Nothing to change was named; name a description or a section.")
 
 
 class ServersShown(BaseModel):
@@ -137,6 +154,9 @@ class WorkspaceView(BaseModel):
         role: the person's own role there (for an admin who is no member: None).
         servers: the person's running and starting servers over everything, and their limit.
         launches: ids of the person's own launches in this workspace that run or start.
+        settings: its amounts, disk, environment, packages and rules.
+        archived_at: since when it takes no launches; purge_from: from when on it may be purged. None: it is open.
+        purging: whether its data is being removed.
     """
 
     workspace_id: str
@@ -149,6 +169,11 @@ class WorkspaceView(BaseModel):
     members: int
     servers: ServersShown
     launches: tuple[str, ...] = ()
+    template: str | None = None
+    settings: WorkspaceSettings = WorkspaceSettings()
+    archived_at: datetime | None = None
+    purge_from: datetime | None = None
+    purging: bool = False
 
 
 class WorkspaceList(BaseModel):

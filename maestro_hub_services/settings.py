@@ -16,6 +16,7 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
 ``MAESTRO_NAMESPACE``, ``MAESTRO_STORAGE_CLASS``, ``MAESTRO_STORAGE_SIZE``, ``MAESTRO_ACCESS_MODE``  Kubernetes: where
                          claims of workspaces are made (the service's own namespace), and how (the cluster's default
                          class, ``10Gi``, ``ReadWriteMany``)
+``MAESTRO_TRACKING``     ``off`` where the service ``tracking`` is not part of it: nothing of MLflow is waited for
 ``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
 ``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
 ``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
@@ -56,6 +57,7 @@ class Settings:
         hub_api_url, hub_api_token: the Hub's API, and this service's identity there. Secret, never shown.
         base_url: the Hub's prefix; ``prefix``: this service's.
         accounts_url: path of the accounts page, or empty.
+        tracking: whether the service ``tracking`` is part of it.
     """
 
     state: Path
@@ -79,6 +81,7 @@ class Settings:
     storage_class: str = ""
     storage_size: str = ""
     access_mode: str = ""
+    tracking: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -110,6 +113,7 @@ class Settings:
             storage_size=values.get("MAESTRO_STORAGE_SIZE", ""),
             access_mode=values.get("MAESTRO_ACCESS_MODE", ""),
             mlflow_db=values.get("MAESTRO_MLFLOW_DB", ""),
+            tracking=values.get("MAESTRO_TRACKING", "") != "off",
             mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
         )
         values.refuse_missing()

@@ -24,13 +24,23 @@ from maestro_core.workspaces import UserRef
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.workspaces.app import make_app, open_authority
 from maestro_hub_services.workspaces.authority import Authority
-from maestro_hub_services.workspaces.identity import ADMIN, AUTHORIZE, MANAGE, PLAN, POLICY, USE, Caller, Identity
+from maestro_hub_services.workspaces.identity import (
+    ADMIN,
+    AUTHORIZE,
+    CULL,
+    MANAGE,
+    PLAN,
+    POLICY,
+    USE,
+    Caller,
+    Identity,
+)
 
 PREFIX = "/services/workspaces/"
 API = f"{PREFIX}api/v1/jupyter"
 ACCESS = "access:services!service=workspaces"
 CREATED = "2026-01-01T00:00:00.000000Z"
-MACHINES = {"maestro-spawner": PLAN, "packages": POLICY, "mlflow": AUTHORIZE}
+MACHINES = {"maestro-spawner": PLAN, "packages": POLICY, "mlflow": AUTHORIZE, "maestro-idle-culler": CULL}
 POLICY_TEXT = """
 profiles:
   - {name: small, cpu: 1, memory: 2Gi}
@@ -172,6 +182,15 @@ class FakeHub:
         """The server is gone, and nobody told the service."""
         self.servers[name, server_name] = Server(server_name, started=None)
 
+    def group_model(self, name: str) -> dict[str, Any]:
+        return {"name": name, "users": [user.name for user in self.users.values() if name in user.groups]}
+
+    def move(self, name: str, *groups: str) -> UserRef:
+        """A user is in these groups from now on, and keeps their account and token."""
+        self.groups |= set(groups)
+        self.users[name] = user(name, *groups, created=self.users[name].created)
+        return self.users[name]
+
     def _later(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self.background.add(task)
@@ -224,9 +243,15 @@ class _Users(_HubHandler):
         self.answer(200, {"items": found[offset : offset + limit], "_pagination": pages})
 
 
+class _Groups(_HubHandler):
+    def get(self) -> None:
+        items = [self.hub.group_model(name) for name in sorted(self.hub.groups)]
+        self.answer(200, {"items": items, "_pagination": {"next": None}})
+
+
 class _Group(_HubHandler):
     def get(self, name: str) -> None:
-        self.answer(200, {"name": name}) if name in self.hub.groups else self.answer(404)
+        self.answer(200, self.hub.group_model(name)) if name in self.hub.groups else self.answer(404)
 
 
 class _Server(_HubHandler):
@@ -251,6 +276,7 @@ def _hub_app(hub: FakeHub) -> Application:
         ("/hub/api/users/([^/]+)", _User),
         ("/hub/api/users/([^/]+)/server", _Server),
         ("/hub/api/users/([^/]+)/servers/([^/]+)", _Server),
+        ("/hub/api/groups", _Groups),
         ("/hub/api/groups/([^/]+)", _Group),
     ]
     return Application([(pattern, handler, {"hub": hub}) for pattern, handler in rules], log_function=lambda _: None)

@@ -11,9 +11,23 @@ Opened by the workspaces service alone::
 
 from .database import Store, StoreLocked, Unit
 from .events import EventRow
+from .invitations import InvitationRow
 from .launches import Held, LaunchRow
 from .members import MemberRow
 from .quotas import Place
+from .usage import UsageRow
 from .workspaces import WorkspaceRow
 
-__all__ = ["EventRow", "Held", "LaunchRow", "MemberRow", "Place", "Store", "StoreLocked", "Unit", "WorkspaceRow"]
+__all__ = [
+    "EventRow",
+    "Held",
+    "InvitationRow",
+    "LaunchRow",
+    "MemberRow",
+    "Place",
+    "Store",
+    "StoreLocked",
+    "Unit",
+    "UsageRow",
+    "WorkspaceRow",
+]

@@ -22,10 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from .charges import ChargeRepository
 from .clock import StepWatch
 from .events import EventRepository
+from .invitations import InvitationRepository
 from .launches import LaunchRepository
 from .members import MemberRepository
 from .migrate import upgrade
 from .quotas import QuotaRepository
+from .usage import UsageRepository
 from .workspaces import WorkspaceRepository
 
 #: any number that is ours alone in the database
@@ -47,6 +49,8 @@ class Unit:
         self.events = EventRepository(connection)
         self.quotas = QuotaRepository(connection)
         self.charges = ChargeRepository(connection)
+        self.invitations = InvitationRepository(connection)
+        self.usage = UsageRepository(connection)
 
 
 class Store:

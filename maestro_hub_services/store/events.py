@@ -17,6 +17,7 @@ from .tables import event
 
 #: actors that are no person
 SPAWNER, RECONCILE, POLICY = "maestro-spawner", "reconcile", "policy"
+MEMBERSHIP, CULLER, PURGE = "membership", "idle-culler", "purge"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,14 @@ class LaunchRow:
     ended_reason: str | None = None
     image: str | None = None
     idle_minutes: int | None = None
+    ends_at: datetime | None = None
+    ends_kind: str | None = None
+    ends_reason: str | None = None
+    kept_at: datetime | None = None
+
+    def due(self, moment: datetime) -> str | None:
+        """Why it is over at that moment, for a reason of which its user was told; None: it is not, or not for one."""
+        return self.ends_reason if self.ends_at is not None and self.ends_at <= moment else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +195,38 @@ class LaunchRepository:
         still = and_(charge.c.launch_id == launch_id, charge.c.ended.is_(None))
         await self._db.execute(update(charge).where(still).values(ended=wall()))
         return True
+
+    async def in_workspace(self, workspace_id: str) -> list[LaunchRow]:
+        """The reserved and running launches of a workspace, the newest first."""
+        return await self._many(_ACTIVE, launch.c.workspace_id == workspace_id)
+
+    async def ending(self, kind: str) -> list[LaunchRow]:
+        """The active launches that something of this kind (``role``, ``idle``) will end."""
+        return await self._many(_ACTIVE, launch.c.ends_kind == kind)
+
+    async def will_end(self, launch_id: str, kind: str, at: datetime, reason: str) -> bool:
+        """Something will end it; False if it has ended, or if that is ``idle`` and something else comes first."""
+        query = update(launch).where(launch.c.id == launch_id, _ACTIVE)
+        if kind == "idle":
+            query = query.where(launch.c.ends_kind.is_(None))
+        done = await self._db.execute(query.values(ends_kind=kind, ends_at=at, ends_reason=reason[:200]))
+        return bool(done.rowcount)
+
+    async def will_go_on(self, launch_id: str, kind: str) -> bool:
+        """What would have ended it is no longer so; False if it was something else, or nothing."""
+        query = update(launch).where(launch.c.id == launch_id, _ACTIVE, launch.c.ends_kind == kind)
+        done = await self._db.execute(query.values(ends_kind=None, ends_at=None, ends_reason=None))
+        return bool(done.rowcount)
+
+    async def keep(self, launch_id: str) -> None:
+        """Its user asks to keep it running."""
+        await self._db.execute(update(launch).where(launch.c.id == launch_id, _ACTIVE).values(kept_at=now()))
+        await self.will_go_on(launch_id, "idle")
+
+    async def count_of(self, workspace_id: str) -> int:
+        """How many launches a workspace ever had."""
+        query = select(func.count()).select_from(launch).where(launch.c.workspace_id == workspace_id)
+        return int((await self._db.execute(query)).scalar_one())
 
     async def _one(self, *conditions: Any) -> LaunchRow | None:
         row = (await self._db.execute(select(launch).where(*conditions))).mappings().first()

@@ -87,6 +87,20 @@ class MemberRepository:
         )
         return was, _row((await self._db.execute(query)).mappings().one())
 
+    async def groups(self) -> set[str]:
+        """The names of all groups that are members anywhere."""
+        query = select(member.c.name).where(member.c.kind == "group").distinct()
+        return set((await self._db.execute(query)).scalars())
+
+    async def of_group(self, name: str) -> list[MemberRow]:
+        """A group's memberships, everywhere."""
+        query = select(member).where(member.c.kind == "group", member.c.name == name).order_by(member.c.id)
+        return [_row(row) for row in (await self._db.execute(query)).mappings()]
+
+    async def forget_workspace(self, workspace_id: str) -> int:
+        """Remove all members of a workspace; how many that were."""
+        return int((await self._db.execute(delete(member).where(member.c.workspace_id == workspace_id))).rowcount)
+
     async def remove(self, member_id: int) -> None:
         """Remove one."""
         await self._db.execute(delete(member).where(member.c.id == member_id))

@@ -90,6 +90,10 @@ class QuotaRepository:
         """Forget one."""
         await self._db.execute(delete(quota_override).where(_at(place), quota_override.c.limit_name == limit))
 
+    async def forget(self, place: Place) -> int:
+        """Forget all of one place; how many that were."""
+        return int((await self._db.execute(delete(quota_override).where(_at(place)))).rowcount)
+
 
 def _at(place: Place) -> Any:
     table = quota_override.c

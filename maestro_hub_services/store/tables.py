@@ -85,6 +85,15 @@ workspace = Table(
     # bytes that its files take, as last measured; NULL: never measured
     Column("storage_used", BigInteger),
     Column("storage_measured_at", Moment),
+    # maestro_core.workspace_settings.WorkspaceSettings as JSON; NULL: nothing is set
+    Column("settings", JSON(none_as_null=True)),
+    # The end: once purging has begun nothing brings it back. When nothing is left `name` becomes the id, so that the
+    # name is free again; the row stays, and with it the gid and the id.
+    Column("purged_name", String(30)),
+    Column("purge_by", String(255)),
+    Column("purge_at", Moment),
+    Column("purge_report", JSON(none_as_null=True)),
+    Column("purged_at", Moment),
     UniqueConstraint("personal_user", "personal_created"),
 )
 
@@ -128,6 +137,11 @@ launch = Table(
     Column("ended_reason", String(200)),
     Column("image", String(500)),  # container image; NULL: the deployment's own
     Column("idle_minutes", Integer),  # after which it is culled; NULL: the deployment's own time
+    # what will end it, as its user is told; NULL: nothing
+    Column("ends_at", Moment),
+    Column("ends_kind", String(8)),  # role: its user's role is gone or lower; idle
+    Column("ends_reason", String(200)),
+    Column("kept_at", Moment),  # when its user last asked to keep it running
     # one server has one active launch
     Index(
         "uq_launch_active_server",
@@ -147,6 +161,43 @@ launch = Table(
     ),
     Index("uq_launch_token_mac", "token_mac", unique=True),
     Index("ix_launch_user_created_at", "user", "created_at"),
+)
+
+invitation = Table(
+    "invitation",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("user", String(255), nullable=False),
+    # of the first account of that name that Maestro saw: from then on it is for that one alone
+    Column("user_created", String(64), nullable=False, server_default=""),
+    Column("role", String(16), nullable=False),
+    # an owner who is none any more has invited nobody; NULL: an admin, who needs no role
+    Column("invited_by", String(255), nullable=False),
+    Column("inviter_created", String(64)),
+    Column("invited_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    UniqueConstraint("workspace_id", "user"),
+    Index("ix_invitation_user", "user"),
+)
+
+#: what launches used: samples of the last hour, minutes of the last day, hours of the time that maestro.yaml says
+usage = Table(
+    "usage",
+    metadata,
+    Column("launch_id", _Id, ForeignKey("launch.id"), nullable=False),
+    Column("span", Integer, nullable=False),  # seconds that a row stands for; 0: a sample
+    Column("at", BigInteger, nullable=False),  # seconds of the epoch at which the span began
+    Column("samples", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),  # over which cpu_seconds were measured
+    Column("cpu_seconds", Float, nullable=False),
+    Column("memory", BigInteger, nullable=False),  # bytes, mean of the samples
+    Column("memory_peak", BigInteger, nullable=False),
+    Column("gpu", Float),  # percent, mean; NULL: no GPU, or one that does not say
+    Column("gpu_memory", BigInteger, nullable=False),
+    Column("busy", Float, nullable=False),  # share of the samples
+    Index("ix_usage_launch_id_at", "launch_id", "at"),
+    Index("ix_usage_span_at", "span", "at"),
 )
 
 event = Table(

@@ -37,11 +37,22 @@ class WorkspaceRow:
     archived_at: datetime | None
     storage_used: int | None = None
     storage_measured_at: datetime | None = None
+    settings: dict[str, Any] | None = None
+    purged_name: str | None = None
+    purge_by: str | None = None
+    purge_at: datetime | None = None
+    purge_report: dict[str, Any] | None = None
+    purged_at: datetime | None = None
 
     @property
     def open(self) -> bool:
         """Whether it takes launches."""
         return self.archived_at is None
+
+    @property
+    def shown_name(self) -> str:
+        """Its name for people, also when nothing is left of it."""
+        return self.purged_name or self.name
 
 
 class WorkspaceRepository:
@@ -58,6 +69,7 @@ class WorkspaceRepository:
         workspace_id: str | None = None,
         description: str = "",
         template: str | None = None,
+        settings: dict[str, Any] | None = None,
         personal_of: tuple[str, str] | None = None,
     ) -> WorkspaceRow:
         """Add a workspace. The caller holds a write transaction and has seen that the name is free.
@@ -82,6 +94,7 @@ class WorkspaceRepository:
             created_at=now(),
             archived_by=None,
             archived_at=None,
+            settings=settings,
         )
         await self._db.execute(insert(workspace), {name: getattr(row, name) for name in WorkspaceRow.__slots__})
         return row
@@ -113,12 +126,19 @@ class WorkspaceRepository:
         """The personal workspace of a user."""
         return await self._one(and_(workspace.c.personal_user == user, workspace.c.personal_created == created))
 
-    async def of_member(self, user: str, created: str, groups: Collection[str]) -> list[tuple[WorkspaceRow, Role]]:
-        """The open workspaces where a person is a member, each with their highest role; ordered by name."""
+    async def of_member(
+        self, user: str, created: str, groups: Collection[str], *, archived: bool = False
+    ) -> list[tuple[WorkspaceRow, Role]]:
+        """The workspaces where a person is a member, each with their highest role; ordered by name.
+
+        Args:
+            archived: those that are archived and not yet purged; else the open ones.
+        """
+        shown = and_(workspace.c.archived_at.is_not(None), workspace.c.purged_at.is_(None))
         query = (
             select(workspace, member.c.role.label("member_role"))
             .join(member, member.c.workspace_id == workspace.c.id)
-            .where(workspace.c.archived_at.is_(None), is_person(user, created, groups))
+            .where(shown if archived else workspace.c.archived_at.is_(None), is_person(user, created, groups))
             .order_by(workspace.c.name)
         )
         found: dict[str, tuple[WorkspaceRow, list[Role]]] = {}
@@ -129,8 +149,8 @@ class WorkspaceRepository:
         return [(row, highest(roles) or Role.VIEWER) for row, roles in found.values()]
 
     async def every(self, *, archived: bool = False) -> list[WorkspaceRow]:
-        """All open workspaces by name; with ``archived`` the archived ones too."""
-        query = select(workspace).order_by(workspace.c.name)
+        """All open workspaces by name; with ``archived`` the archived ones too, until nothing is left of them."""
+        query = select(workspace).where(workspace.c.purged_at.is_(None)).order_by(workspace.c.name)
         if not archived:
             query = query.where(workspace.c.archived_at.is_(None))
         return [WorkspaceRow(**row) for row in (await self._db.execute(query)).mappings()]
@@ -142,6 +162,20 @@ class WorkspaceRepository:
     async def archive(self, workspace_id: str, by: str) -> None:
         """Close it: it takes no launches, and nobody sees it but admins. Its name stays taken."""
         await self.change(workspace_id, archived_at=now(), archived_by=by)
+
+    async def restore(self, workspace_id: str) -> None:
+        """Open it again."""
+        await self.change(workspace_id, archived_at=None, archived_by=None)
+
+    async def purging(self) -> list[WorkspaceRow]:
+        """Those whose data is being removed, the first to begin first."""
+        query = select(workspace).where(workspace.c.purge_at.is_not(None), workspace.c.purged_at.is_(None))
+        rows = (await self._db.execute(query.order_by(workspace.c.purge_at, workspace.c.id))).mappings()
+        return [WorkspaceRow(**row) for row in rows]
+
+    async def purged(self, row: WorkspaceRow) -> None:
+        """Nothing is left of it: its name is free; this row keeps the id and the gid from being handed out again."""
+        await self.change(row.id, name=row.id, purged_name=row.name, purged_at=now(), settings=None, storage_used=None)
 
     async def _one(self, condition: Any) -> WorkspaceRow | None:
         row = (await self._db.execute(select(workspace).where(condition))).mappings().first()

@@ -20,9 +20,11 @@ from maestro_hub_services.store import Store, StoreLocked
 
 from .authority import Authority
 from .domain.reconcile import reconcile_for_ever
+from .domain.usage import flush
 from .hub import Hub
 from .identity import Identity
 from .index_tokens import IndexTokens
+from .loops import LOOPS, run_for_ever
 from .nodes import make_nodes
 from .pages import page_routes, site_of
 from .policy_file import PolicyFile
@@ -90,6 +92,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         loops = [
             asyncio.create_task(authority.policy.watch(authority.store)),
             asyncio.create_task(reconcile_for_ever(authority)),
+            *(asyncio.create_task(run_for_ever(authority, loop)) for loop in LOOPS),
         ]
         try:
             await stop.wait()
@@ -98,6 +101,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await flush(authority)
             await server.close_all_connections()
 
 

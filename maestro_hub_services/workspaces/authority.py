@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import Store
 
+from .bell import Bell
 from .hub import Hub
 from .index_tokens import IndexTokens
 from .leftovers import Leftovers
 from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
+from .samples import Samples
 from .templates import Templates
 from .volumes import Volumes
 
@@ -26,6 +29,8 @@ class Authority:
         volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
         nodes: where servers are placed, if on a cluster.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
+        samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
+        purges: those that are being carried out, by workspace id.
     """
 
     settings: Settings
@@ -38,3 +43,6 @@ class Authority:
     nodes: Nodes
     outcomes: Outcomes = field(default_factory=Outcomes)
     leftovers: Leftovers = field(default_factory=Leftovers)
+    samples: Samples = field(default_factory=Samples)
+    bell: Bell = field(default_factory=Bell)
+    purges: dict[str, asyncio.Task[None]] = field(default_factory=dict)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import BaseModel
 
+from maestro_core.errors import MaestroError
 from maestro_core.figures import NearList, QuotaList, QuotaView
+from maestro_core.idle import IdleAnswer
+from maestro_core.invitations import Invitation, InvitationList
 from maestro_core.launches import FormView, LaunchList, LaunchPlan, LaunchStatus, LaunchView, ProfileList, TemplateList
+from maestro_core.lifecycle import PurgedTracking
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
+from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import LimitList, Me, Member, MemberList, TrackingView, WorkspaceList, WorkspaceView
+from maestro_hub_services.store.clock import now
 
 from .domain import (
     admission,
     forms,
+    idle,
+    invitations,
     launches,
     launching,
+    lifecycle,
     limits,
     members,
     near,
+    ownership,
     packages,
     people,
     quotas,
     tracking,
+    usage,
     workspaces,
 )
 from .http import Answer, Call
@@ -51,7 +63,8 @@ async def me(call: Call) -> Me:
 
 
 async def list_workspaces(call: Call) -> WorkspaceList:
-    return await workspaces.list_workspaces(call.authority, call.caller, everything=_all(call))
+    archived = _yes(call, "archived")
+    return await workspaces.list_workspaces(call.authority, call.caller, everything=_all(call), archived=archived)
 
 
 async def create_workspace(call: Call) -> WorkspaceView:
@@ -67,7 +80,50 @@ async def change_workspace(call: Call) -> WorkspaceView:
 
 
 async def archive_workspace(call: Call) -> None:
-    await workspaces.archive_workspace(call.authority, call.caller, call.path["workspace"])
+    await lifecycle.archive_workspace(call.authority, call.caller, call.path["workspace"])
+
+
+async def restore_workspace(call: Call) -> WorkspaceView:
+    await lifecycle.restore_workspace(call.authority, call.caller, call.path["workspace"])
+    return await workspaces.view_workspace(call.authority, call.caller, call.path["workspace"])
+
+
+async def purge_workspace(call: Call) -> Answer:
+    report = await lifecycle.purge_workspace(call.authority, call.caller, call.path["workspace"])
+    return Answer(report, 200 if report.state == "purged" else 202)
+
+
+async def transfer_workspace(call: Call) -> Member:
+    return await ownership.transfer(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def workspace_usage(call: Call) -> WorkspaceUsage:
+    return await usage.workspace_usage(call.authority, call.caller, call.path["workspace"])
+
+
+async def list_invitations(call: Call) -> InvitationList:
+    return await invitations.list_of_workspace(call.authority, call.caller, call.path["workspace"])
+
+
+async def invite(call: Call) -> Invitation:
+    return await invitations.invite(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def withdraw_invitation(call: Call) -> None:
+    path = call.path
+    await invitations.withdraw(call.authority, call.caller, path["workspace"], path["invitation_id"])
+
+
+async def my_invitations(call: Call) -> InvitationList:
+    return await invitations.list_mine(call.authority, call.caller)
+
+
+async def accept_invitation(call: Call) -> Member:
+    return await invitations.accept(call.authority, call.caller, call.path["invitation_id"])
+
+
+async def decline_invitation(call: Call) -> None:
+    await invitations.decline(call.authority, call.caller, call.path["invitation_id"])
 
 
 async def list_members(call: Call) -> MemberList:
@@ -75,12 +131,15 @@ async def list_members(call: Call) -> MemberList:
 
 
 async def put_member(call: Call) -> Member:
-    return await members.put_member(call.authority, call.caller, call.path["workspace"], call.body)
+    at_once = _yes(call, "now")
+    return await members.put_member(call.authority, call.caller, call.path["workspace"], call.body, at_once=at_once)
 
 
 async def remove_member(call: Call) -> None:
     path = call.path
-    await members.remove_member(call.authority, call.caller, path["workspace"], path["kind"], path["name"])
+    await members.remove_member(
+        call.authority, call.caller, path["workspace"], path["kind"], path["name"], at_once=_yes(call, "now")
+    )
 
 
 async def view_limits(call: Call) -> LimitList:
@@ -130,6 +189,26 @@ async def stop_launch(call: Call) -> Answer:
     return Answer(view, 200 if view.status is LaunchStatus.ENDED else 202)
 
 
+async def launch_usage(call: Call) -> LaunchUsage:
+    hours = _number(call, "hours", 0)
+    since = now() - timedelta(hours=hours) if hours else None
+    return await usage.launch_usage(call.authority, call.caller, call.path["session_id"], since)
+
+
+async def heartbeat(call: Call) -> Notices:
+    return await usage.heartbeat(call.authority, call.caller, call.path["session_id"], call.body)
+
+
+async def wait_for_notices(call: Call) -> Answer:
+    seen, wait = call.query.get("seen", ""), _number(call, "wait", 0)
+    notices, digest = await usage.wait_for_notices(call.authority, call.caller, call.path["session_id"], seen, wait)
+    return Answer(notices, etag=digest)
+
+
+async def keep_launch(call: Call) -> Notices:
+    return await usage.keep(call.authority, call.caller, call.path["session_id"])
+
+
 async def plan_launch(call: Call) -> LaunchPlan:
     return await admission.plan(call.authority, call.body)
 
@@ -152,6 +231,18 @@ async def authorize_tracking(call: Call) -> TrackingView:
     return await tracking.authorize(call.authority, call.body)
 
 
+async def idle_server(call: Call) -> IdleAnswer:
+    return await idle.may_stop(call.authority, call.body)
+
+
+async def purged_tracking(call: Call) -> PurgedTracking:
+    return await lifecycle.purged_tracking(call.authority)
+
+
+async def tracking_removed(call: Call) -> None:
+    await lifecycle.tracking_removed(call.authority, call.body)
+
+
 async def package_policy(call: Call) -> Answer:
     policy = await packages.package_policy(call.authority, call.query.get("workspace"))
     return Answer(policy, etag=policy.revision)
@@ -162,4 +253,19 @@ async def token_owner(call: Call) -> TokenOwner:
 
 
 def _all(call: Call) -> bool:
-    return call.query.get("all", "").lower() in ("1", "true", "yes")
+    return _yes(call, "all")
+
+
+def _yes(call: Call, name: str) -> bool:
+    return call.query.get(name, "").lower() in ("1", "true", "yes")
+
+
+def _number(call: Call, name: str, default: float) -> float:
+    text = call.query.get(name, "")
+    try:
+        number = float(text) if text else default
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1e6:  # NaN is not
+        raise MaestroError("invalid_request", f"{name} is a number, not {text[:20]!r}.", {"field": name})
+    return number

@@ -142,6 +142,34 @@ class Hub:
             )
         _body(answer)
 
+    async def group_members(self, name: str) -> tuple[str, ...]:
+        """The names of the users in a group.
+
+        Raises:
+            MaestroError: ``unknown_group``.
+        """
+        answer = await self._call("GET", f"/groups/{_segment(name)}")
+        if answer.status_code == 404:
+            raise MaestroError("unknown_group", f"The Hub has no group {name[:60]!r} any more.", {"group": name[:255]})
+        return tuple(_body(answer).get("users") or ())
+
+    async def groups(self) -> set[str]:
+        """The names of all groups."""
+        names: set[str] = set()
+        offset: int | None = 0
+        while offset is not None:
+            page = await self._call(
+                "GET",
+                "/groups",
+                params={"offset": offset, "limit": _PAGE},
+                headers={"Accept": "application/jupyterhub-pagination+json"},
+            )
+            body = _body(page)
+            names.update(item["name"] for item in body["items"])
+            following = body["_pagination"].get("next")
+            offset = following["offset"] if following else None
+        return names
+
     async def server(self, user: str, name: str) -> HubServer | None:
         """One server of a user, or None when the Hub has none of that name."""
         answer = await self._call("GET", f"/users/{_segment(user)}/server{_server(name)}")

@@ -24,7 +24,7 @@ CACHE_SECONDS = 5
 TIMEOUT_SECONDS = 10
 
 USE, MANAGE, REVIEW, ADMIN, AUDIT = (f"custom:maestro:{name}" for name in ("use", "manage", "review", "admin", "audit"))
-PLAN, POLICY, AUTHORIZE = (f"custom:maestro:{name}" for name in ("plan", "policy", "authorize"))
+PLAN, POLICY, AUTHORIZE, CULL = (f"custom:maestro:{name}" for name in ("plan", "policy", "authorize", "cull"))
 
 _HEADER = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
 

@@ -13,6 +13,8 @@ from typing import Any
 from tornado.web import RequestHandler
 
 from maestro_core.figures import NearList, QuotaList, QuotaSpec, QuotaView
+from maestro_core.idle import IdleAnswer, IdleQuestion
+from maestro_core.invitations import Invitation, InvitationList, InvitationSpec
 from maestro_core.launches import (
     FormRequest,
     FormView,
@@ -25,7 +27,9 @@ from maestro_core.launches import (
     ReleaseRequest,
     TemplateList,
 )
+from maestro_core.lifecycle import PurgedTracking, PurgeReport, TrackingRemoved
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
+from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     LimitList,
     Me,
@@ -34,6 +38,7 @@ from maestro_core.workspaces import (
     MemberSpec,
     TrackingRequest,
     TrackingView,
+    Transfer,
     WorkspaceChange,
     WorkspaceList,
     WorkspaceSpec,
@@ -43,11 +48,18 @@ from maestro_core.workspaces import (
 from . import handlers as do
 from .authority import Authority
 from .http import ApiHandler, Query, Route, UnknownPath
-from .identity import ADMIN, AUTHORIZE, MANAGE, PLAN, POLICY, USE, Identity
+from .identity import ADMIN, AUTHORIZE, CULL, MANAGE, PLAN, POLICY, USE, Identity
 from .openapi import OpenApiHandler, document
 
 API = "api/v1/jupyter"
 _ALL = (Query("all", "1: everybody's, for admins"),)
+_ARCHIVED = (Query("archived", "1: the archived ones that I own, in the place of the open ones"),)
+_NOW = (Query("now", "1: servers that may not go on end at once, not after the grace time"),)
+_HOURS = (Query("hours", "only so far back; left out: all that is kept"),)
+_WAIT = (
+    Query("wait", "seconds to wait for a change, at most 55"),
+    Query("seen", "the ETag of the notices that are known, without its quotes"),
+)
 _OF = (Query("workspace", "its name; left out: the personal one"),)
 _FIGURE_OF = (
     Query("level", "everyone (default), group, user, workspace, pool or group-pool"),
@@ -60,17 +72,33 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
     Route("GET", "/me", USE, do.me, Me, "Who I am to Maestro"),
     Route("GET", "/workspaces", USE, do.list_workspaces, WorkspaceList, "My workspaces, the personal one first",
-          query=_ALL),
+          query=(*_ALL, *_ARCHIVED)),
     Route("POST", "/workspaces", MANAGE, do.create_workspace, WorkspaceView, "Create a workspace; I am its owner",
           WorkspaceSpec, statuses=(201,)),
     Route("GET", W, USE, do.view_workspace, WorkspaceView, "One workspace; `personal` is mine"),
-    Route("PATCH", W, MANAGE, do.change_workspace, WorkspaceView, "Change the description (owners)", WorkspaceChange),
+    Route("PATCH", W, MANAGE, do.change_workspace, WorkspaceView, "Change what is named (owners)", WorkspaceChange),
     Route("DELETE", W, MANAGE, do.archive_workspace, None, "Archive it: it takes no launches (owners)",
           statuses=(204,)),
+    Route("POST", W + "/restore", MANAGE, do.restore_workspace, WorkspaceView, "Open an archived one again (owners)"),
+    Route("POST", W + "/purge", MANAGE, do.purge_workspace, PurgeReport,
+          "Remove an archived one for good, after the retention time (owners); 202 while something is left; repeat it "
+          "to see how far it is", statuses=(200, 202)),
+    Route("POST", W + "/transfer", MANAGE, do.transfer_workspace, Member,
+          "Make somebody else owner in my place (owners)", Transfer),
+    Route("GET", W + "/usage", USE, do.workspace_usage, WorkspaceUsage, "Its storage, its servers, hours this month"),
     Route("GET", M, USE, do.list_members, MemberList, "Its members"),
-    Route("PUT", M, MANAGE, do.put_member, Member, "Add a member or change their role (owners)", MemberSpec),
+    Route("PUT", M, MANAGE, do.put_member, Member, "Add a member or change their role (owners)", MemberSpec,
+          query=_NOW),
     Route("DELETE", M + "/{kind}/{name}", MANAGE, do.remove_member, None,
-          "Remove a member (owners; anybody themselves); kind is `user` or `group`", statuses=(204,)),
+          "Remove a member (owners; anybody themselves); kind is `user` or `group`", statuses=(204,), query=_NOW),
+    Route("GET", W + "/invitations", MANAGE, do.list_invitations, InvitationList, "Its open invitations (owners)"),
+    Route("POST", W + "/invitations", MANAGE, do.invite, Invitation,
+          "Invite somebody whom the Hub does not know yet (owners)", InvitationSpec, statuses=(201,)),
+    Route("DELETE", W + "/invitations/{invitation_id}", MANAGE, do.withdraw_invitation, None,
+          "Withdraw an invitation (owners)", statuses=(204,)),
+    Route("GET", "/invitations", USE, do.my_invitations, InvitationList, "Invitations for me"),
+    Route("POST", "/invitations/{invitation_id}/accept", MANAGE, do.accept_invitation, Member, "Become a member"),
+    Route("DELETE", "/invitations/{invitation_id}", MANAGE, do.decline_invitation, None, "Decline", statuses=(204,)),
     Route("GET", W + "/limits", USE, do.view_limits, LimitList, "My limits there, what is in use, who set them"),
     Route("GET", "/quotas", ADMIN, do.list_quotas, QuotaList, "Every figure that is set, and who set it"),
     Route("GET", "/quotas/near", ADMIN, do.list_near, NearList, "Who has 80 % of a limit in use, or more"),
@@ -87,6 +115,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", L, USE, do.view_launch, LaunchView, "One launch"),
     Route("DELETE", L, USE, do.stop_launch, LaunchView, "Stop its server; 202 while it still stops",
           statuses=(200, 202)),
+    Route("GET", L + "/usage", USE, do.launch_usage, LaunchUsage, "What it used, the oldest first", query=_HOURS),
+    Route("POST", L + "/heartbeat", USE, do.heartbeat, Notices,
+          "Notebook server: what it uses now; answers what its user is told", Heartbeat),
+    Route("GET", L + "/notices", USE, do.wait_for_notices, Notices,
+          "Notebook server: what its user is told, as soon as it changes", query=_WAIT),
+    Route("POST", L + "/keep", USE, do.keep_launch, Notices, "Keep an idle server running"),
     Route("POST", P, PLAN, do.plan_launch, LaunchPlan, "Spawner: admit a launch, or refuse it", PlanRequest,
           statuses=(201,)),
     Route("POST", P + "/{launch_id}/confirm", PLAN, do.confirm_launch, do.Done, "Spawner: the server is up"),
@@ -95,6 +129,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/plan/form", PLAN, do.plan_form, FormView, "Spawner: what the form shows", FormRequest),
     Route("POST", "/authorize/tracking", AUTHORIZE, do.authorize_tracking, TrackingView,
           "MLflow: which workspaces a request may touch", TrackingRequest),
+    Route("POST", "/plan/idle", CULL, do.idle_server, IdleAnswer, "Idle culler: may this server be stopped now?",
+          IdleQuestion),
+    Route("GET", "/authorize/purged", AUTHORIZE, do.purged_tracking, PurgedTracking,
+          "MLflow: the workspaces whose data is to go"),
+    Route("POST", "/authorize/purged", AUTHORIZE, do.tracking_removed, None, "MLflow: what was removed of one",
+          TrackingRemoved, statuses=(204,)),
     Route("GET", "/policy/packages", POLICY, do.package_policy, CompiledPolicy,
           "Index: the package policy of a workspace", query=_POLICY_OF),
     Route("POST", "/policy/tokens", POLICY, do.token_owner, TokenOwner, "Index: whose token this is", TokenQuestion),

@@ -45,9 +45,12 @@ def not_of_this_server(name: str) -> MaestroError:
 
 @asynccontextmanager
 async def opened(
-    authority: Authority, caller: Caller, name: str, action: str, *, write: bool = False
+    authority: Authority, caller: Caller, name: str, action: str, *, write: bool = False, archived: bool = False
 ) -> AsyncIterator[tuple[Unit, Standing]]:
     """A transaction in which the caller may do ``action`` (a key of ACTIONS) in the workspace of that name.
+
+    Args:
+        archived: an archived one is found by its members too.
 
     Raises:
         MaestroError: ``unknown_workspace``, ``forbidden``.
@@ -55,12 +58,12 @@ async def opened(
     if name == PERSONAL:
         await personal_workspace(authority, caller.person)
     async with authority.store.write() if write else authority.store.read() as unit:
-        standing = await find(unit, caller, name)
+        standing = await find(unit, caller, name, archived=archived)
         check(caller, standing, action)
         yield unit, standing
 
 
-async def find(unit: Unit, caller: Caller, name: str) -> Standing:
+async def find(unit: Unit, caller: Caller, name: str, *, archived: bool = False) -> Standing:
     """The workspace of that name or id (or ``personal``) with the caller's role.
 
     A notebook server's token sees the workspace of its own launch only, at most as an editor.
@@ -79,10 +82,15 @@ async def find(unit: Unit, caller: Caller, name: str) -> Standing:
         raise not_of_this_server(name)
     if workspace is None:
         raise unknown_workspace(name)
-    role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
-    if (role is None or not workspace.open) and not caller.admin:
+    role = await role_in(unit, workspace.id, user)
+    if (role is None or not (workspace.open or archived)) and not caller.admin:
         raise unknown_workspace(name)
     return Standing(workspace, Role.EDITOR if caller.notebook and role is Role.OWNER else role)
+
+
+async def role_in(unit: Unit, workspace_id: str, user: UserRef) -> Role | None:
+    """The highest role of a user in a workspace, by themselves and by their groups."""
+    return await unit.members.role_of(workspace_id, user.name, user.created, user.groups)
 
 
 async def own_workspaces(unit: Unit, caller: Caller) -> set[str]:

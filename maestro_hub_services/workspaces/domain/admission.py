@@ -26,7 +26,7 @@ from maestro_hub_services.store.events import SPAWNER
 from ..authority import Authority
 from .access import ensure_personal, unknown_workspace
 from .limits import standing_limits, storage_size
-from .plans import build_plan, default_url, experiment_of, template_of, visible_datasets
+from .plans import asked_amounts, build_plan, default_url, experiment_of, template_of, visible_datasets
 
 #: what of a refused ask is kept in its event
 _ASK_LIMIT = 2000
@@ -95,7 +95,8 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
             {"workspace": workspace.name},
         )  # fmt: skip
     _check_images(authority, ask)
-    profile, resources = choose(policy.profiles, user.groups, ask.profile, ask.resources, ask.image)
+    asked = asked_amounts(ask, workspace)
+    profile, resources = choose(policy.profiles, user.groups, ask.profile, asked, ask.image)
     await _end_earlier(unit, user, server)
     await note_groups(unit, user)
     limits, used = await standing_limits(authority, unit, policy, user, workspace)
@@ -265,7 +266,11 @@ async def release(authority: Authority, launch_id: str, reason: str, actor: str 
 
 
 async def end(unit: Unit, launch: LaunchRow, reason: str, actor: str) -> bool:
-    """End a launch inside a write transaction, with its event; False if it had ended before."""
+    """End a launch inside a write transaction, with its event; False if it had ended before.
+
+    What its user was told comes before what the spawner saw: it was stopped for that.
+    """
+    reason = launch.due(now()) or reason
     if not await unit.launches.end(launch.id, reason):
         return False
     await unit.events.append(

@@ -6,11 +6,12 @@ from urllib.parse import quote
 
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchList, LaunchView
+from maestro_core.roles import may
 from maestro_hub_services.store import LaunchRow, Unit
 
 from ..authority import Authority
 from ..identity import Caller
-from .access import own_workspaces
+from .access import own_workspaces, role_in
 
 
 async def list_launches(authority: Authority, caller: Caller, *, everything: bool = False) -> LaunchList:
@@ -43,6 +44,8 @@ async def view_launch(authority: Authority, caller: Caller, session_id: str) -> 
 async def find_launch(unit: Unit, caller: Caller, session_id: str) -> LaunchRow:
     """The launch of that id, if it is the caller's (in a notebook: and of its workspace), or the caller an admin.
 
+    An owner of its workspace finds it too while its user's role is gone or lower: "end it now".
+
     Raises:
         MaestroError: ``unknown_launch``.
     """
@@ -51,13 +54,18 @@ async def find_launch(unit: Unit, caller: Caller, session_id: str) -> LaunchRow:
     own = row is not None and (row.user, row.user_created) == (user.name, user.created)
     if own and caller.notebook and row is not None:
         own = row.workspace_id in await own_workspaces(unit, caller)
-    if row is None or not (own or caller.admin):
+    if row is None or not (own or caller.admin or await _ends_here(unit, caller, row)):
         raise MaestroError(
             "unknown_launch",
             f"You have no launch {session_id[:40]!r}; look at the list of your launches.",
             {"session_id": session_id[:40]},
         )
     return row
+
+
+async def _ends_here(unit: Unit, caller: Caller, row: LaunchRow) -> bool:
+    role = await role_in(unit, row.workspace_id, caller.person)
+    return row.ends_kind == "role" and not caller.notebook and may(role, "manage_members")
 
 
 async def view(authority: Authority, unit: Unit, row: LaunchRow) -> LaunchView:
@@ -67,7 +75,7 @@ async def view(authority: Authority, unit: Unit, row: LaunchRow) -> LaunchView:
         session_id=row.id,
         user=row.user,
         server_name=row.server_name,
-        workspace=workspace.name,
+        workspace=workspace.shown_name,
         role=row.role,
         profile=row.profile,
         resources=row.resources,
@@ -80,6 +88,8 @@ async def view(authority: Authority, unit: Unit, row: LaunchRow) -> LaunchView:
         ended_reason=row.ended_reason,
         image=row.image,
         idle_minutes=row.idle_minutes,
+        ends_at=row.ends_at if row.status.active else None,
+        ends_reason=row.ends_reason if row.status.active else None,
     )
 
 

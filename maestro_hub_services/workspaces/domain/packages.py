@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion, compile_policy
+from maestro_core.workspace_settings import WorkspaceSettings
 
 from ..authority import Authority
 
@@ -15,6 +16,7 @@ async def package_policy(authority: Authority, workspace: str | None) -> Compile
         MaestroError: ``unknown_workspace``; ``invalid_policy`` while none is in force.
     """
     policy = authority.policy.current
+    found = None
     if workspace:
         async with authority.store.read() as unit:
             found = await unit.workspaces.by_name(workspace)
@@ -22,11 +24,12 @@ async def package_policy(authority: Authority, workspace: str | None) -> Compile
             raise MaestroError(
                 "unknown_workspace", f"There is no workspace {workspace[:40]!r}.", {"workspace": workspace[:40]}
             )
-    return compile_policy(policy.packages, workspace_name=workspace or "")
+    own = WorkspaceSettings.read(found.settings).security if found is not None else None
+    return compile_policy(policy.packages, own, workspace_name=workspace or "")
 
 
 async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwner:
-    """The launch of a living index token. A member who was removed has none.
+    """The launch of a living index token. A member who was removed, or may not change files any more, has none.
 
     Raises:
         MaestroError: ``unknown_launch`` for a dead or unknown token, ``hub_unavailable``.
@@ -36,7 +39,7 @@ async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwn
     async with authority.store.read() as unit:
         launch = await unit.launches.by_token(mac)
         workspace = None if launch is None else await unit.workspaces.get(launch.workspace_id)
-    if launch is None or workspace is None or not workspace.open:
+    if launch is None or workspace is None or not workspace.open or launch.ends_kind == "role":
         raise dead
     try:
         user = await authority.hub.user(launch.user)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from urllib.parse import quote
 
 from maestro_core.clients import client_environment
+from maestro_core.environment import KERNEL_ENVIRONMENT
 from maestro_core.experiments import default_experiment, viewer_experiment
 from maestro_core.launches import (
     CLIENT_CONFIG_DIR,
@@ -19,10 +21,19 @@ from maestro_core.launches import (
 from maestro_core.names import label_value, personal_workspace_name
 from maestro_core.policy import Dataset
 from maestro_core.profiles import Profile
+from maestro_core.resources import Resources
 from maestro_core.roles import Role
+from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import LaunchRow, WorkspaceRow
+
+
+def asked_amounts(ask: SpawnAsk, workspace: WorkspaceRow) -> Resources | None:
+    """The amounts that count as asked for: those of the ask, else the workspace's own where no profile is named."""
+    if ask.profile is not None or ask.resources is not None:
+        return ask.resources
+    return WorkspaceSettings.read(workspace.settings).amounts
 
 
 def experiment_of(ask: SpawnAsk, workspace: WorkspaceRow, role: Role) -> str:
@@ -89,6 +100,7 @@ def _environment(
     settings: Settings, user: UserRef, workspace: WorkspaceRow, launch: LaunchRow, template: str | None
 ) -> dict[str, str]:
     writer = launch.role.covers(Role.EDITOR)
+    variables = WorkspaceSettings.read(workspace.settings).variables
     return {
         "MAESTRO_LAUNCH_ID": launch.id,
         "MAESTRO_WORKSPACE": workspace.name,
@@ -107,5 +119,6 @@ def _environment(
         "MLFLOW_EXPERIMENT_NAME": launch.experiment,
         "MAESTRO_ENV": ENVIRONMENT_DIR,
         "MAESTRO_IDLE_MINUTES": "" if launch.idle_minutes is None else str(launch.idle_minutes),
+        **({KERNEL_ENVIRONMENT: json.dumps(variables)} if variables else {}),
         **client_environment(CLIENT_CONFIG_DIR),
     }

@@ -1,13 +1,16 @@
-"""Workspaces: create, list, view, change, archive."""
+"""Workspaces: create, list, view, change. How they end is in ``lifecycle.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from maestro_core.allowance import InUse, Use, shown_servers
 from maestro_core.errors import MaestroError
+from maestro_core.profiles import choose
 from maestro_core.quota import limits_for
-from maestro_core.roles import Role
+from maestro_core.roles import Role, may
+from maestro_core.workspace_settings import SECTIONS, WorkspaceSettings, check_disk
 from maestro_core.workspaces import (
     MemberSpec,
     ServersShown,
@@ -17,20 +20,26 @@ from maestro_core.workspaces import (
     WorkspaceSpec,
     WorkspaceView,
 )
-from maestro_hub_services.store import Unit
+from maestro_hub_services.store import Unit, WorkspaceRow
 from maestro_hub_services.store.clock import new_id
 
 from ..authority import Authority
 from ..identity import Caller
 from .access import Standing, opened, own_workspaces, personal_workspace
+from .lifecycle import may_purge_from
 from .limits import is_own, size_of_new
 from .members import known_to_hub, put
 
 
-async def list_workspaces(authority: Authority, caller: Caller, *, everything: bool = False) -> WorkspaceList:
-    """The workspaces of the caller, the personal one first; for an admin with ``everything`` all open ones.
+async def list_workspaces(
+    authority: Authority, caller: Caller, *, everything: bool = False, archived: bool = False
+) -> WorkspaceList:
+    """The workspaces of the caller, the personal one first; for an admin with ``everything`` all.
 
     A notebook server's token sees its own workspace.
+
+    Args:
+        archived: the archived ones of which the caller is owner, in the place of the open ones.
 
     Raises:
         MaestroError: ``forbidden`` for ``everything`` without ``custom:maestro:admin``.
@@ -40,12 +49,12 @@ async def list_workspaces(authority: Authority, caller: Caller, *, everything: b
         raise MaestroError("forbidden", "Only an admin sees every workspace; leave 'all' out to see your own.")
     await personal_workspace(authority, user)
     async with authority.store.read() as unit:
-        found = [
-            Standing(row, role) for row, role in await unit.workspaces.of_member(user.name, user.created, user.groups)
-        ]
+        rows = await unit.workspaces.of_member(user.name, user.created, user.groups, archived=archived)
+        found = [Standing(row, role) for row, role in rows if not archived or may(role, "restore")]
         if everything:
             roles = {standing.workspace.id: standing.role for standing in found}
-            found = [Standing(row, roles.get(row.id)) for row in await unit.workspaces.every()]
+            every = [row for row in await unit.workspaces.every(archived=archived) if row.open is not archived]
+            found = [Standing(row, roles.get(row.id)) for row in every]
         if caller.notebook:
             own = await own_workspaces(unit, caller)
             found = [_capped(standing) for standing in found if standing.workspace.id in own]
@@ -67,16 +76,16 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
     """Create a workspace with its volume; the caller is an owner.
 
     Raises:
-        MaestroError: ``name_taken``, ``unknown_user``, ``unknown_group``, ``unknown_template``; of the volume
-            ``conflict`` or ``start_failed``, and then nothing was created.
+        MaestroError: ``name_taken``, ``unknown_user``, ``unknown_group``, ``unknown_template``; ``profile_closed`` and
+            ``quota_exceeded`` for amounts and a disk that it cannot have; of the volume ``conflict`` or
+            ``start_failed``, and then nothing was created.
     """
     user = caller.person
-    if spec.template is not None:
-        authority.templates.check(spec.template)
+    _check_offered(authority, user, spec)
     members = [await known_to_hub(authority, member) for member in spec.members]
     async with authority.store.read() as unit:
         await _check_free(unit, spec.name)
-        size = await size_of_new(unit, authority.policy.current, spec.name)
+        size = check_disk(spec, await size_of_new(unit, authority.policy.current, spec.name), spec.name)
     workspace_id = new_id("w")
     # The volume first: a workspace without one would be half-made. A lost race for the name takes it away again.
     await authority.volumes.ensure(workspace_id, spec.name, size)
@@ -89,6 +98,7 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
                 workspace_id=workspace_id,
                 description=spec.description,
                 template=spec.template,
+                settings=spec.stored() or None,
             )
             await unit.events.append("workspace_created", user.name, workspace_id=made.id, name=made.name)
             await put(unit, made, user.name, MemberSpec(user=user.name, role=Role.OWNER), user.created)
@@ -102,42 +112,47 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
 
 
 async def change_workspace(authority: Authority, caller: Caller, name: str, change: WorkspaceChange) -> WorkspaceView:
-    """Change the description.
+    """Change what is named: the description, the template, sections of the settings. Counts for the next launch.
 
     Raises:
-        MaestroError: ``unknown_workspace``, ``forbidden``.
+        MaestroError: ``unknown_workspace``, ``forbidden``, ``unknown_template``, ``profile_closed``,
+            ``quota_exceeded``; ``conflict`` for another disk where a volume keeps the size that it was made with.
     """
+    named = change.model_fields_set
     async with opened(authority, caller, name, "change", write=True) as (unit, standing):
         workspace = standing.workspace
-        await unit.workspaces.change(workspace.id, description=change.description)
-        await unit.events.append(
-            "workspace_changed", caller.name, workspace_id=workspace.id, fields=sorted(change.model_fields_set)
-        )
+        _check_offered(authority, caller.person, change)
+        before = WorkspaceSettings.read(workspace.settings)
+        after = before.changed({section: getattr(change, section) for section in SECTIONS if section in named})
+        if after.disk != before.disk:
+            await _check_new_disk(authority, unit, workspace, after)
+        values: dict[str, Any] = {"settings": after.stored() or None}
+        if change.description is not None:
+            values["description"] = change.description
+        if "template" in named:
+            values["template"] = change.template
+        await unit.workspaces.change(workspace.id, **values)
+        await unit.events.append("workspace_changed", caller.name, workspace_id=workspace.id, fields=sorted(named))
     return await view_workspace(authority, caller, name)
 
 
-async def archive_workspace(authority: Authority, caller: Caller, name: str) -> None:
-    """Archive a workspace: it takes no launches and leaves everyone's lists; its files and its name stay.
+def _check_offered(authority: Authority, user: UserRef, spec: WorkspaceSpec | WorkspaceChange) -> None:
+    """The template and the amounts are there to be had: better said now than at every start."""
+    if spec.template is not None:
+        authority.templates.check(spec.template)
+    if spec.amounts is not None:
+        choose(authority.policy.current.profiles, user.groups, None, spec.amounts)
 
-    Raises:
-        MaestroError: ``unknown_workspace``, ``forbidden``; ``conflict`` while servers run in it, or for a personal one.
-    """
-    async with opened(authority, caller, name, "archive", write=True) as (unit, standing):
-        workspace = standing.workspace
-        if workspace.personal:
-            raise MaestroError("conflict", "A personal workspace cannot be archived; it stays as long as its user.")
-        if not workspace.open:
-            return
-        running = await unit.launches.count_in(workspace.id)
-        if running:
-            raise MaestroError(
-                "conflict",
-                f"{running} server{'s run' if running > 1 else ' runs'} in {workspace.name}; stop them first, then "
-                "archive it.",
-                {"workspace": workspace.name, "in_use": running},
-            )
-        await unit.workspaces.archive(workspace.id, caller.name)
-        await unit.events.append("workspace_archived", caller.name, workspace_id=workspace.id, name=workspace.name)
+
+async def _check_new_disk(authority: Authority, unit: Unit, workspace: WorkspaceRow, after: WorkspaceSettings) -> None:
+    if authority.volumes.holds_size:
+        raise MaestroError(
+            "conflict",
+            f"The volume of {workspace.name} keeps the size that it was made with; leave the disk as it is, or ask an "
+            "admin to let it grow.",
+            {"workspace": workspace.name, "field": "resources.disk"},
+        )
+    check_disk(after, await size_of_new(unit, authority.policy.current, workspace.name), workspace.name)
 
 
 async def _check_free(unit: Unit, name: str) -> None:
@@ -168,6 +183,11 @@ async def _views(authority: Authority, unit: Unit, user: UserRef, found: Iterabl
             members=counts.get(standing.workspace.id, 0),
             servers=servers,
             launches=tuple(launch.id for launch in launches if launch.workspace_id == standing.workspace.id),
+            template=standing.workspace.template,
+            settings=WorkspaceSettings.read(standing.workspace.settings),
+            archived_at=standing.workspace.archived_at,
+            purge_from=may_purge_from(authority, standing.workspace),
+            purging=standing.workspace.purge_at is not None,
         )
         for standing in found
     ]

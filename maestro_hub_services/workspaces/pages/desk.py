@@ -12,7 +12,7 @@ from maestro_core.launches import LaunchView
 from maestro_core.workspaces import LimitView, Member, MemberSpec, WorkspaceChange, WorkspaceSpec, WorkspaceView
 
 from ..authority import Authority
-from ..domain import launches, launching, limits, members, near, quotas, workspaces
+from ..domain import launches, launching, lifecycle, limits, members, near, quotas, workspaces
 from ..identity import Caller
 
 
@@ -70,7 +70,7 @@ class Desk:
 
     async def archive(self, name: str) -> None:
         """Archive a workspace."""
-        await workspaces.archive_workspace(self._authority, self._caller, name)
+        await lifecycle.archive_workspace(self._authority, self._caller, name)
 
     async def stop(self, session_id: str) -> LaunchView:
         """Stop one of my servers (an admin: anybody's)."""

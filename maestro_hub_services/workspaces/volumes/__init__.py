@@ -5,12 +5,23 @@ The rest of the service knows :class:`Volumes` alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from maestro_core.launches import Mount
+from maestro_core.lifecycle import Kept, Removed
 from maestro_core.policy import Dataset
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import WorkspaceRow
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What of a volume is gone, what is still to go (then it is tried again), and what stays."""
+
+    removed: tuple[Removed, ...] = ()
+    left: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
 
 class Volumes(Protocol):
@@ -35,6 +46,13 @@ class Volumes(Protocol):
 
     async def discard(self, workspace_id: str, name: str) -> None:
         """Take an empty volume away again whose workspace was not created after all; never raises."""
+
+    async def remove(self, workspace: WorkspaceRow) -> Removal:
+        """Remove what lies in a workspace's volume, the volume, and the private homes in it.
+
+        Raises:
+            MaestroError: ``start_failed`` when the storage does not answer; tried again later.
+        """
 
     async def mounts(
         self, workspace: WorkspaceRow, home: str, datasets: tuple[Dataset, ...], *, read_only: bool

@@ -14,11 +14,14 @@ from kubernetes_asyncio.client.exceptions import ApiException
 
 from maestro_core.errors import MaestroError
 from maestro_core.launches import DATASETS_DIR, HOME_DIR, WORKSPACE_DIR, Mount
+from maestro_core.lifecycle import Kept, Removed
 from maestro_core.names import claim_name
 from maestro_core.policy import Dataset
 from maestro_core.resources import format_memory
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import WorkspaceRow
+
+from . import Removal
 
 HOMES_CLAIM = "maestro-homes"
 #: whose claim it is: a claim of the same name without it is somebody else's
@@ -66,14 +69,58 @@ class KubernetesVolumes:
                 claim_name(name), self._namespace, _request_timeout=TIMEOUT_SECONDS
             )
             if (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace_id:
-                await api.delete_namespaced_persistent_volume_claim(
-                    claim_name(name),
-                    self._namespace,
-                    body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=found.metadata.uid)),
-                    _request_timeout=TIMEOUT_SECONDS,
-                )
+                await self._delete(api, claim_name(name), found.metadata.uid)
         except Exception as error:
             log.warning("The claim %s could not be taken away: %s", claim_name(name), type(error).__name__)
+
+    async def remove(self, workspace: WorkspaceRow) -> Removal:
+        """Delete the claim and see that it is gone; a pod that still has it keeps it.
+
+        Private homes lie in directories of the claim of homes, which nothing here can reach: they stay, below a name
+        that nobody gets again.
+        """
+        name = claim_name(workspace.name)
+        try:
+            api = await self._connect()
+            found = await self._read(api, name)
+            if found is not None and (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace.id:
+                if found.metadata.deletion_timestamp is None:
+                    await self._delete(api, name, found.metadata.uid)
+                found = await self._read(api, name)
+                if found is not None and (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace.id:
+                    return Removal(left=(f"the claim {name}",))
+        except ApiException as error:
+            if error.status in (404, 409):
+                return Removal(left=(f"the claim {name}",))
+            log.error("The API server refused to remove the claim %s: %s %s", name, error.status, error.reason)
+            raise _refused(f"the API server refused ({error.status} {error.reason})") from None
+        except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
+            log.error("The API server does not answer for the claim %s: %s", name, error)
+            raise _refused("the API server does not answer") from None
+        homes = Kept(
+            what="private homes",
+            why=f"in the claim {HOMES_CLAIM}, below */{workspace.id}; an admin removes them there",
+        )
+        return Removal(removed=(Removed(what="claim", count=1, detail=name),), kept=(homes,))
+
+    async def _read(self, api: client.CoreV1Api, name: str) -> Any | None:
+        try:
+            return await api.read_namespaced_persistent_volume_claim(
+                name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+            )
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return None
+
+    async def _delete(self, api: client.CoreV1Api, name: str, uid: str) -> None:
+        """Delete that very claim, not one that took its name meanwhile."""
+        await api.delete_namespaced_persistent_volume_claim(
+            name,
+            self._namespace,
+            body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
+            _request_timeout=TIMEOUT_SECONDS,
+        )
 
     async def mounts(
         self, workspace: WorkspaceRow, home: str, datasets: tuple[Dataset, ...], *, read_only: bool

@@ -11,13 +11,18 @@ import contextlib
 import logging
 import os
 import pwd
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from maestro_core.errors import MaestroError
 from maestro_core.launches import DATASETS_DIR, HOME_DIR, WORKSPACE_DIR, Mount
+from maestro_core.lifecycle import Removed
 from maestro_core.policy import Dataset
 from maestro_core.sandbox import SANDBOX_USER, sandbox_owner
 from maestro_hub_services.store import WorkspaceRow
+
+from . import Removal
 
 log = logging.getLogger("maestro.volumes")
 
@@ -43,6 +48,20 @@ class LocalVolumes:
         """Remove the directory if it is empty."""
         with contextlib.suppress(OSError):
             await asyncio.to_thread((self._workspaces / workspace_id).rmdir)
+
+    async def remove(self, workspace: WorkspaceRow) -> Removal:
+        """Files, then the private homes; what cannot be removed is left, and tried again."""
+        homes = await asyncio.to_thread(_homes_of, self._homes, workspace.id)
+        found: list[Removed] = []
+        for what, paths in (("files", [self._workspaces / workspace.id]), ("files in private homes", homes)):
+            counts = [await asyncio.to_thread(_remove_tree, path) for path in paths]
+            left = [path for path in paths if await asyncio.to_thread(os.path.lexists, path)]
+            if left:
+                log.error("Of workspace %s is left: %s", workspace.id, ", ".join(map(str, left)))
+                return Removal(left=(what,))
+            files, size = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+            found.append(Removed(what=what, count=files, bytes=size, detail=_homes_counted(len(homes), what)))
+        return Removal(removed=tuple(found))
 
     async def mounts(
         self, workspace: WorkspaceRow, home: str, datasets: tuple[Dataset, ...], *, read_only: bool
@@ -91,6 +110,42 @@ def _make(base: Path, parts: tuple[str, ...]) -> None:
     owner = sandbox_owner(os.geteuid(), pwd.getpwnam)
     if owner is not None and path.stat().st_uid != owner.uid:  # also one that was made just before a crash
         os.chown(path, owner.uid, owner.gid)
+
+
+def _homes_of(base: Path, workspace_id: str) -> list[Path]:
+    """Every user's private home in one workspace. Blocking, in a thread."""
+    if not base.is_dir():
+        return []
+    return [home / workspace_id for home in base.iterdir() if (home / workspace_id).is_dir()]
+
+
+def _homes_counted(homes: int, what: str) -> str:
+    return "" if what == "files" else f"{homes} home{'' if homes == 1 else 's'}"
+
+
+def _remove_tree(path: Path) -> tuple[int, int]:
+    """Count a tree's files and bytes and remove it; links are removed, never followed. Blocking, in a thread."""
+    files = size = 0
+    for folder, _, names in os.walk(path, onerror=None):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(folder, name)).st_size
+            files += 1
+
+    def try_again(function: Callable[[str], object], name: str, error: BaseException) -> None:
+        """A user's own folder without the right to write in it keeps its files."""
+        if isinstance(error, PermissionError):
+            with contextlib.suppress(OSError):
+                os.chmod(os.path.dirname(name), 0o700)
+                if os.path.isdir(name) and not os.path.islink(name):
+                    os.chmod(name, 0o700)
+                    shutil.rmtree(name, ignore_errors=True)
+                else:
+                    os.unlink(name)
+
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path, onerror=lambda function, name, info: try_again(function, name, info[1]))
+    return files, size
 
 
 def _mount(name: str, source: Path, target: str, read_only: bool) -> Mount:

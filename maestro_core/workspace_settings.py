@@ -1,0 +1,227 @@
+"""What a workspace is set up with: the amounts of its servers, its disk, its kernels' environment, its packages.
+
+Written in the API's JSON or in a YAML file of either form that the project began with:
+
+- ``resources`` (cpu, memory, gpu, gpu_type, disk), ``environment`` (``python_version``, ``jupyter_version``, and every
+  other key a variable of kernels), ``packages``, ``security`` (channels and lists of packages);
+- ``package_management``: the same as ``security``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .environment import check_environment
+from .errors import MaestroError
+from .packages import PackagePolicy, normal_name
+from .resources import Resources, format_memory, parse_cpu, parse_gpu, parse_memory, show_memory
+
+MAX_PACKAGES = 500
+#: keys of ``environment`` that are no variables
+VERSIONS = ("python_version", "jupyter_version")
+_PYTHON = re.compile(r"3\.[0-9]{1,2}(?:\.[0-9]{1,2})?")
+_JUPYTER = re.compile(r"latest|[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
+
+
+class WorkspaceResources(BaseModel):
+    """What a server gets here when nobody asks for something else, and how large the volume is.
+
+    Attributes:
+        cpu: cores; memory, disk: bytes; gpu: count; gpu_type: as the profiles name it. None: not set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: float | None = None
+    memory: int | None = None
+    gpu: int | None = None
+    gpu_type: str | None = None
+    disk: int | None = None
+
+    @field_validator("cpu", mode="before")
+    @classmethod
+    def _cpu(cls, value: Any) -> float | None:
+        return None if value is None else parse_cpu(value)
+
+    @field_validator("memory", "disk", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> int | None:
+        return None if value is None else parse_memory(value)
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _gpu(cls, value: Any) -> int | None:
+        return None if value is None else parse_gpu(value)
+
+    @field_validator("gpu_type", mode="before")
+    @classmethod
+    def _gpu_type(cls, value: Any) -> str | None:
+        return None if value is None else Resources(gpu_type=value).gpu_type
+
+    @property
+    def amounts(self) -> Resources | None:
+        """The amounts of a server, or None when none is set (a disk is of the workspace)."""
+        written = self.model_dump(exclude_none=True, exclude={"disk"})
+        return Resources(**written) if written else None
+
+    def show(self) -> str:
+        """For people: ``2 cpu, 4 GiB; disk 20 GiB``."""
+        amounts = self.amounts
+        parts = [amounts.show()] if amounts else []
+        return "; ".join([*parts, f"disk {show_memory(self.disk)}"] if self.disk else parts)
+
+
+class WorkspaceEnvironment(BaseModel):
+    """Versions, and the variables of kernels and terminals (:mod:`maestro_core.environment` says which names).
+
+    Attributes:
+        python_version: ``3.11``; jupyter_version: ``latest`` or ``4.4``. Kept for whatever builds the environment.
+        variables: never of the server itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    python_version: str | None = None
+    jupyter_version: str | None = None
+    variables: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, data: Any) -> Any:
+        """A mapping in which variables stand beside the versions, or below ``variables``."""
+        if not isinstance(data, Mapping):
+            return data
+        versions = {key: data[key] for key in VERSIONS if data.get(key) is not None}
+        beside = {key: value for key, value in data.items() if key not in (*VERSIONS, "variables")}
+        below = data.get("variables") or {}
+        if not isinstance(below, Mapping):
+            return {**versions, "variables": check_environment(below)}
+        return {**versions, "variables": check_environment({**below, **beside})}
+
+    @field_validator("python_version", mode="before")
+    @classmethod
+    def _python(cls, value: Any) -> str:
+        text = str(value).strip()
+        if not _PYTHON.fullmatch(text) or (isinstance(value, float) and len(text) < 4):
+            # YAML reads 3.10 as the number 3.1
+            raise ValueError("a version of Python is written in quotes, like '3.11'")
+        return text
+
+    @field_validator("jupyter_version", mode="before")
+    @classmethod
+    def _jupyter(cls, value: Any) -> str:
+        text = str(value).strip()
+        if not _JUPYTER.fullmatch(text):
+            raise ValueError("a version of JupyterLab is 'latest' or a number in quotes, like '4.4'")
+        return text
+
+
+class WorkspaceSettings(BaseModel):
+    """All of it; a section that is left out sets nothing.
+
+    Attributes:
+        packages: what the workspace's environment is to have: names, maybe with versions and extras.
+        security: channels and lists of packages, over those of ``maestro.yaml``; can only tighten them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resources: WorkspaceResources | None = None
+    environment: WorkspaceEnvironment | None = None
+    packages: tuple[str, ...] | None = Field(default=None, max_length=MAX_PACKAGES)
+    security: PackagePolicy | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forms(cls, data: Any) -> Any:
+        """``package_management`` is the other form's word for ``security``."""
+        if not isinstance(data, Mapping) or "package_management" not in data:
+            return data
+        if data.get("security") is not None:
+            raise ValueError("security and package_management mean the same; write one of them")
+        rest = {key: value for key, value in data.items() if key != "package_management"}
+        return {**rest, "security": data["package_management"]}
+
+    @field_validator("packages", mode="before")
+    @classmethod
+    def _packages(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, str | Mapping) or not isinstance(value, list | tuple):
+            raise ValueError("this is a list of packages, each on a line of its own after '- '")
+        return tuple(_requirement(entry) for entry in value)
+
+    @field_validator("security")
+    @classmethod
+    def _security(cls, value: PackagePolicy | None) -> PackagePolicy | None:
+        if value is not None and "index" in value.model_fields_set:
+            raise ValueError("where packages come from is set in maestro.yaml alone; leave index out")
+        return value
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of kernels and terminals."""
+        return dict(self.environment.variables) if self.environment else {}
+
+    @property
+    def amounts(self) -> Resources | None:
+        """What a server gets here when nobody asks for something else."""
+        return self.resources.amounts if self.resources else None
+
+    @property
+    def disk(self) -> int | None:
+        """The size of the volume in bytes, or None where the workspace does not say."""
+        return self.resources.disk if self.resources else None
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON with what was written alone; :meth:`read` reads it back."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_unset=True, include=set(SECTIONS))
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> WorkspaceSettings:
+        """What :meth:`stored` made."""
+        return cls.model_validate(stored) if stored else _NOTHING
+
+    def changed(self, sections: Mapping[str, Any]) -> WorkspaceSettings:
+        """The same with other sections; None empties one."""
+        return WorkspaceSettings(**{name: sections.get(name, getattr(self, name)) for name in SECTIONS})
+
+
+SECTIONS = tuple(WorkspaceSettings.model_fields)
+_NOTHING = WorkspaceSettings()
+
+
+def _requirement(entry: Any) -> str:
+    try:
+        wanted = Requirement(str(entry)[:200])
+    except InvalidRequirement:
+        normal_name(str(entry))  # its sentence is about the name, where that is what is wrong
+        raise ValueError(
+            f"{str(entry)[:60]!r} is no package; write a name, maybe with versions, like 'numpy<2'"
+        ) from None
+    if wanted.url or wanted.marker:
+        raise ValueError(f"{str(entry)[:60]!r}: write a name and versions, without address and conditions")
+    normal_name(wanted.name)
+    return str(wanted)
+
+
+def check_disk(settings: WorkspaceSettings, limit: int | None, workspace: str) -> int | None:
+    """The size of a workspace's volume in bytes: its disk, else the limit; None where neither is set.
+
+    Raises:
+        MaestroError: ``quota_exceeded`` when its disk is more than ``max_storage_per_workspace``.
+    """
+    disk = settings.disk
+    if disk is not None and limit is not None and disk > limit:
+        raise MaestroError(
+            "quota_exceeded",
+            f"{workspace} asks for a disk of {show_memory(disk)}, and {show_memory(limit)} is the most for a workspace "
+            "(max_storage_per_workspace); ask for less, or ask an admin for more.",
+            {"limit": "max_storage_per_workspace", "value": limit, "asked": disk, "shown": format_memory(disk)},
+        )
+    return limit if disk is None else disk
