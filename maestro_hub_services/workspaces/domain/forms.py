@@ -40,14 +40,14 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
                 raise unknown_workspace(workspace.name)
             limits, used = await standing_limits(authority, unit, policy, user, workspace)
             earlier = await unit.launches.of_server(user.name, user.created, server)
-    except MaestroError as refusal:
-        if refusal.code == "unknown_workspace":
+    except MaestroError as error:
+        if error.code == "unknown_workspace":
             authority.leftovers.add(user.name, server)  # the Hub made a row when the form was opened
-        return FormView(workspace=None, role=None, refusal=refusal.message)
+        return FormView(workspace=None, role=None, refusal=error.message)
     if earlier is not None:  # its place is free again when this server starts anew
         used = without(used, earlier, workspace, user.groups)
     profiles = await profile_views(authority, policy, user, limits, used)
-    refusal = None
+    refusal: str | None = None
     if not profiles:
         refusal = "No profile is open to you; ask an admin to open one in maestro.yaml."
     elif not any(profile.allowed for profile in profiles):

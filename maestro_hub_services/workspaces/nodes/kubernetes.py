@@ -48,7 +48,7 @@ class KubernetesNodes:
     async def close(self) -> None:
         """Close the connections."""
         if self._api is not None:
-            await self._api.api_client.close()
+            await self._api.api_client.close()  # type: ignore[attr-defined]  # the stub lacks it
             self._api = None
 
     async def _fresh(self) -> tuple[Node, ...] | None:
