@@ -49,14 +49,15 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(programs: Path) -> Iterator[Postgres]:
-    """Start one; data that is lost at the end need not reach the disk."""
+def running_postgres(programs: Path, durable: bool = False) -> Iterator[Postgres]:
+    """Start one; data that is lost at the end need not reach the disk, unless ``durable`` asks for what it costs."""
     folder = Path(tempfile.mkdtemp(prefix="maestro-pg-"))
     user = _somebody()
     if user is not None:
         shutil.chown(folder, user)
     data = folder / "data"
-    quick = [f"-c{setting}" for setting in ("fsync=off", "synchronous_commit=off", "full_page_writes=off")]
+    loose = () if durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+    quick = [f"-c{setting}" for setting in loose]
     try:
         subprocess.run(
             [programs / "initdb", "-D", data, "-A", "trust", "-U", "maestro", "-E", "UTF8", "--no-sync"],

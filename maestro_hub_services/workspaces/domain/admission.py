@@ -15,7 +15,7 @@ from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest, SpawnAsk, parse_ask
 from maestro_core.names import PERSONAL, check_name, home_directory_name
-from maestro_core.policy import Policy
+from maestro_core.policy import Dataset, Policy
 from maestro_core.profiles import Profile, choose, image_reference
 from maestro_core.roles import may
 from maestro_core.workspaces import UserRef
@@ -42,6 +42,7 @@ class Admitted:
     profile: Profile
     template: str | None
     size: int | None
+    datasets: tuple[Dataset, ...]
 
 
 async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
@@ -53,21 +54,15 @@ async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
     """
     user, server = request.user, request.server_name
     token = authority.tokens.new()
-    refusal: MaestroError | None = None
-    async with authority.store.write() as unit:
-        try:
-            policy = authority.policy.current
-            admitted = await _decide(authority, unit, policy, request, authority.tokens.mac(token))
-        except MaestroError as error:
-            refusal = error
-            await note_refusal(unit, user, server, request.ask, error)
-    if refusal is not None:
+    try:
+        admitted = await decide(authority, request, authority.tokens.mac(token))
+    except MaestroError as refusal:
         if refusal.code == "unknown_workspace":
             authority.leftovers.add(user.name, server)
         authority.outcomes.tell(user.name, server, refusal)
-        raise refusal
+        raise
     try:
-        made = await _with_volume(authority, policy, user, admitted, token)
+        made = await _with_volume(authority, user, admitted, token)
     except BaseException as error:
         reason = error.message if isinstance(error, MaestroError) else "its plan could not be made"
         await release(authority, admitted.launch.id, reason)
@@ -76,6 +71,23 @@ async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
         raise
     authority.outcomes.tell(user.name, server, admitted.launch.id)
     return made
+
+
+async def decide(authority: Authority, request: PlanRequest, token_mac: str) -> Admitted:
+    """The decision alone: one transaction that ends with a reservation, or with the event of a refusal.
+
+    Raises:
+        MaestroError: the refusal.
+    """
+    refusal: MaestroError | None = None
+    async with authority.store.write() as unit:
+        try:
+            policy = authority.policy.current
+            return await _decide(authority, unit, policy, request, token_mac)
+        except MaestroError as error:
+            refusal = error
+            await note_refusal(unit, request.user, request.server_name, request.ask, error)
+    raise refusal
 
 
 async def _decide(authority: Authority, unit: Unit, policy: Policy, request: PlanRequest, token_mac: str) -> Admitted:
@@ -132,7 +144,8 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         profile=profile.name,
         resources=resources.model_dump(),
     )
-    return Admitted(workspace, launch, profile, template, storage_size(limits))
+    datasets = visible_datasets(policy.datasets, user.groups)
+    return Admitted(workspace, launch, profile, template, storage_size(limits), datasets)
 
 
 def _check_images(authority: Authority, ask: SpawnAsk) -> None:
@@ -198,15 +211,13 @@ async def _end_earlier(unit: Unit, user: UserRef, server: str) -> None:
         await end(unit, earlier, "started anew", SPAWNER)
 
 
-async def _with_volume(
-    authority: Authority, policy: Policy, user: UserRef, admitted: Admitted, token: str
-) -> LaunchPlan:
+async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, token: str) -> LaunchPlan:
     workspace, launch = admitted.workspace, admitted.launch
     await authority.volumes.ensure(workspace.id, workspace.name, admitted.size)
     mounts = await authority.volumes.mounts(
         workspace,
         home_directory_name(user.name, user.created),
-        visible_datasets(policy.datasets, user.groups),
+        admitted.datasets,
         read_only=not may(launch.role, "write_files"),
     )
     return build_plan(authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token)
