@@ -50,7 +50,7 @@ class TestAsks:
     @pytest.mark.parametrize(
         ("options", "code"),
         [
-            ({"image": "evil"}, "invalid_request"),
+            ({"image": "registry.example/evil:latest"}, "invalid_name"),
             ({"git_repo": "https://example.org/x.git"}, "invalid_request"),
             ([], "invalid_request"),
             ("demo", "invalid_request"),
