@@ -16,6 +16,8 @@ from .service import NotAnswered, Service
 
 #: the longest pause while the service does not answer, seconds
 MAX_PAUSE = 300.0
+#: how long the service may hold the question for notices; the shortest time from one to the next
+WAIT_SECONDS, LEAST_SECONDS = 50.0, 1.0
 
 
 class Pulse:
@@ -51,6 +53,18 @@ class Pulse:
     def pause(self) -> float:
         """Seconds until the next one: doubled with each that found no service, since it may be starting or be gone."""
         return min(self._seconds * 2 ** min(self._failures, 10), MAX_PAUSE)
+
+    async def listen(self) -> None:
+        """Hear of notices as soon as the service has them, as long as the server runs: a minute's grace is short."""
+        seen, failures = "", 0
+        while True:
+            try:
+                answer, seen = await self._service.notices(seen, WAIT_SECONDS)
+                self._take(answer)
+                failures = 0
+            except NotAnswered:
+                seen, failures = "", failures + 1  # the heartbeat's line in the log tells of it
+            await asyncio.sleep(min(LEAST_SECONDS * 2**failures, MAX_PAUSE) if failures < 10 else MAX_PAUSE)
 
     async def once(self) -> bool:
         """One heartbeat.

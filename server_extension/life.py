@@ -131,6 +131,7 @@ class Life:
         if service := Service.of(self._environ):
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())
+            self._spawn(self._pulse.listen())
 
     def _kernel_killed(self, kernel_id: str) -> None:
         if self._memory is not None:

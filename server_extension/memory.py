@@ -77,7 +77,8 @@ def kernel_sentence(sample: Sample, kernel_id: str, notebook: str | None) -> str
     mine = sample.kernels.get(kernel_id, 0)
     if not sample.enforced or sample.limit is None:
         figure = f"; it held {amount(mine)} when it was last looked at" if mine else ""
-        return f"{whose} was stopped: this machine ran out of memory{figure}. Load less at once, or tell an admin."
+        # Which limit it was cannot be seen: the machine's, or one around this sandbox.
+        return f"{whose} was stopped: memory ran out{figure}. Load less at once, or ask for a larger profile."
     others = sum(size for other, size in sample.kernels.items() if other != kernel_id)
     if others > SHARE * sample.limit:
         return (

@@ -1,10 +1,11 @@
-"""This server's side of the workspaces service: two questions about its own launch, with the server's own Hub token."""
+"""This server's side of the workspaces service: questions about its own launch, with the server's own Hub token."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
@@ -44,7 +45,7 @@ class Service:
         Raises:
             NotAnswered: the service does not answer, or refuses.
         """
-        return await self._post("heartbeat", beat)
+        return (await self._ask("heartbeat", beat))[0]
 
     async def keep(self) -> Any:
         """Ask that the launch is not ended for being idle.
@@ -55,27 +56,45 @@ class Service:
         Raises:
             NotAnswered: as :meth:`heartbeat`.
         """
-        return await self._post("keep", "{}")
+        return (await self._ask("keep", "{}"))[0]
 
-    async def _post(self, what: str, body: str) -> Any:
+    async def notices(self, seen: str, seconds: float) -> tuple[Any, str]:
+        """Wait for notices other than those that are known; the answer comes at once when there are such.
+
+        Args:
+            seen: of the answer before, or empty.
+            seconds: the longest that the service may wait.
+
+        Returns:
+            JSON of ``Notices``, and what is ``seen`` with it.
+
+        Raises:
+            NotAnswered: as :meth:`heartbeat`.
+        """
+        query = urlencode({"seen": seen, "wait": f"{seconds:g}"})
+        return await self._ask(f"notices?{query}", None, seconds)
+
+    async def _ask(self, what: str, body: str | None, wait: float = 0.0) -> tuple[Any, str]:
+        """POST a body, or GET; the answer's JSON and its ETag."""
+        shown = what.partition("?")[0]
         request = HTTPRequest(
             f"{self._base}/{what}",
-            method="POST",
+            method="GET" if body is None else "POST",
             headers={"Authorization": f"token {self._token}", "Content-Type": "application/json"},
             body=body,
             connect_timeout=CONNECT_SECONDS,
-            request_timeout=ANSWER_SECONDS,
+            request_timeout=ANSWER_SECONDS + wait,
             follow_redirects=False,  # the token goes to this address alone
         )
         try:
             answer = await self._client.fetch(request)
         except HTTPClientError as error:
-            raise NotAnswered(f"{what}: {error.code} {error.message or ''}".strip()) from None
+            raise NotAnswered(f"{shown}: {error.code} {error.message or ''}".strip()) from None
         except (OSError, ValueError) as error:
-            raise NotAnswered(f"{what}: {type(error).__name__}") from None
+            raise NotAnswered(f"{shown}: {type(error).__name__}") from None
         if len(answer.body) > _MAX_ANSWER:
-            raise NotAnswered(f"{what}: {len(answer.body)} bytes")
+            raise NotAnswered(f"{shown}: {len(answer.body)} bytes")
         try:
-            return json.loads(answer.body or b"null")
+            return json.loads(answer.body or b"null"), answer.headers.get("ETag", "").strip('"')
         except ValueError:
-            raise NotAnswered(f"{what}: no JSON") from None
+            raise NotAnswered(f"{shown}: no JSON") from None

@@ -6,6 +6,8 @@ these tests need neither proxy nor sign-in; the whole chain is walked by the bro
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import httpx
@@ -120,13 +123,37 @@ class ServiceAnswers:
         self.keeps = 0
         self.notices: list[dict[str, Any]] = []
         self.status = 200
+        self.ended = False
 
 
 @contextmanager
 def service_answers(launch_id: str = "l-1") -> Iterator[ServiceAnswers]:
-    """The two routes of the service that a notebook server asks."""
+    """The routes of the service that a notebook server asks."""
 
     class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Notices, as soon as they are others than those that were seen."""
+            question = urlsplit(self.path)
+            query = dict(parse_qsl(question.query))
+            end = time.monotonic() + float(query.get("wait", 0))
+            known = self.headers.get("Authorization") == f"token {TOKEN}"
+            status = service.status if known and question.path == f"/api/launches/{launch_id}/notices" else 404
+            while status == 200 and self.digest() == query.get("seen") and time.monotonic() < end and not service.ended:
+                time.sleep(0.02)
+            self.answer(status)
+
+        def digest(self) -> str:
+            return hashlib.sha256(json.dumps(service.notices).encode()).hexdigest()[:16]
+
+        def answer(self, status: int) -> None:
+            data = json.dumps({"notices": service.notices} if status == 200 else {}).encode()
+            self.send_response(status)
+            self.send_header("ETag", f'"{self.digest()}"')
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the server was ended while it waited
+                self.wfile.write(data)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             known = self.headers.get("Authorization") == f"token {TOKEN}"
@@ -138,11 +165,7 @@ def service_answers(launch_id: str = "l-1") -> Iterator[ServiceAnswers]:
                 service.notices = [notice for notice in service.notices if notice.get("action") != "keep"]
             elif status == 200:
                 status = 404
-            data = json.dumps({"notices": service.notices} if status == 200 else {}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(status)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -153,6 +176,7 @@ def service_answers(launch_id: str = "l-1") -> Iterator[ServiceAnswers]:
     try:
         yield service
     finally:
+        service.ended = True
         server.shutdown()
         server.server_close()
 

@@ -92,3 +92,29 @@ async def test_a_viewer_is_told_so_and_every_way_to_write_is_refused(server: Not
     assert "Read-only file system" in await server.terminal("touch new; echo the e''nd", ends="the end")
     home = {"type": "file", "format": "text", "content": "mine"}
     assert server.api("PUT", "api/contents/My home/mine.txt", json=home).status_code == 201
+
+
+def test_the_service_knows_what_the_server_uses(viewer: Person, server: NotebookServer) -> None:
+    with viewer.api() as api:
+        session = next(one for one in api.get("launches").json()["launches"] if one["workspace"] == WORKSPACE)
+        usage = until(
+            lambda: (found := api.get(f"launches/{session['session_id']}/usage").json()).get("latest") and found,
+            90,
+            "no sample of the server arrives",
+        )
+    assert usage["latest"]["memory"] > 50e6
+
+
+def test_a_removed_member_is_warned_in_the_notebook_at_once(
+    maestro: Maestro, viewer: Person, server: NotebookServer
+) -> None:
+    """Runs last: the server ends with the membership."""
+    until(lambda: server.api("GET", "maestro/notices").status_code == 200, 30, "no answer")
+    with maestro.person("runs-owner").api() as owner:
+        assert owner.delete(f"workspaces/{WORKSPACE}/members/user/{viewer.name}").is_success
+
+    def warned() -> str:
+        shown = server.api("GET", "maestro/notices").json()["notices"]
+        return next((one["message"] for one in shown if one["id"] == "role"), "")
+
+    assert "This server will be stopped" in until(warned, 10, "no warning within ten seconds")

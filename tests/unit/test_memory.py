@@ -63,11 +63,11 @@ def test_other_kernels_that_share_the_memory_are_named_too() -> None:
     )
 
 
-def test_without_a_limit_it_was_the_machine() -> None:
+def test_where_no_limit_is_seen_none_is_named() -> None:
     seen = sample(3.2, None, kernels={"k-1": int(3.2 * GIB)})
     assert kernel_sentence(seen, "k-1", "a.ipynb") == (
-        "The kernel of a.ipynb was stopped: this machine ran out of memory; it held 3.2 GiB when it was last looked "
-        "at. Load less at once, or tell an admin."
+        "The kernel of a.ipynb was stopped: memory ran out; it held 3.2 GiB when it was last looked at. Load less at "
+        "once, or ask for a larger profile."
     )
     assert "it held" not in kernel_sentence(sample(3.2, None), "k-1", "a.ipynb")
 

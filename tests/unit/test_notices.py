@@ -11,7 +11,7 @@ import pytest
 from tornado import httpserver, netutil, web
 
 from maestro_core.usage import HEARTBEAT_SECONDS, Heartbeat, Notice
-from server_extension import life
+from server_extension import heartbeat, life
 from server_extension.board import Board
 from server_extension.heartbeat import MAX_PAUSE, Pulse
 from server_extension.life import heartbeat_seconds
@@ -109,6 +109,9 @@ async def serve(asked: list[tuple[str, str | None, bytes]]) -> Any:
 
     async def start(answer: Callable[[web.RequestHandler], None]) -> Service:
         class Handler(web.RequestHandler):
+            def get(self) -> None:
+                answer(self)
+
             def post(self) -> None:
                 asked.append((self.request.path, self.request.headers.get("Authorization"), self.request.body))
                 answer(self)
@@ -141,6 +144,20 @@ async def test_the_service_is_asked_about_this_launch_with_the_servers_token(
         ("/api/launches/l-1/keep", "token secret-token"),
     ]
     assert Heartbeat.model_validate_json(asked[0][2]) == BEAT
+
+
+async def test_notices_are_waited_for_with_what_is_known(serve: Serve) -> None:
+    questions: list[tuple[str, str]] = []
+
+    def answer(handler: web.RequestHandler) -> None:
+        questions.append((handler.get_argument("seen"), handler.get_argument("wait")))
+        handler.set_header("Etag", '"abc"')
+        handler.finish({"notices": []})
+
+    service = await serve(answer)
+    assert await service.notices("", 50) == ({"notices": []}, "abc")
+    await service.notices("abc", 0.5)
+    assert questions == [("", "50"), ("abc", "0.5")]
 
 
 def refuse(handler: web.RequestHandler) -> None:
@@ -192,6 +209,7 @@ class Answers:
 
     def __init__(self, *answers: Any) -> None:
         self._answers = list(answers)
+        self.seen: list[str] = []
 
     async def heartbeat(self, beat: str) -> Any:
         answer = self._answers.pop(0)
@@ -200,6 +218,10 @@ class Answers:
         return answer
 
     async def keep(self) -> Any:
+        return await self.heartbeat("")
+
+    async def notices(self, seen: str, seconds: float) -> Any:
+        self.seen.append(seen)
         return await self.heartbeat("")
 
 
@@ -240,3 +262,26 @@ async def test_without_the_service_the_pause_grows_and_the_log_has_one_line(
 async def test_notices_that_are_none_change_nothing_worse(board: Board, answer: Any) -> None:
     await pulse(board, answer).once()
     assert board.shown() == ()
+
+
+async def test_a_notice_is_heard_as_soon_as_the_service_has_it(
+    board: Board, told: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "LEAST_SECONDS", 0.001)
+    answers = Answers(
+        ({"notices": [{"id": "role", "message": "m"}]}, "one"),
+        NotAnswered("notices: 503"),
+        NotAnswered("notices: 503"),
+        ({"notices": []}, "two"),
+        ({"notices": []}, "two"),
+        ZeroDivisionError(),  # ends the loop
+    )
+
+    async def beat() -> Heartbeat:
+        return BEAT
+
+    listening = Pulse(answers, board, beat, logging.getLogger("test"), 30)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        await listening.listen()
+    assert told == [["role"], []], "what is known stays while the service is away"
+    assert answers.seen == ["", "one", "", "", "two", "two"]
