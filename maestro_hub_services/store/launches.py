@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, insert, literal, literal_column, select, update
+from sqlalchemy import and_, delete, func, insert, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.launches import LaunchStatus
@@ -63,6 +63,17 @@ class Held:
     memory: int
     gpu: int
 
+    @classmethod
+    def of(cls, launches: Collection[LaunchRow]) -> Held:
+        """What these launches hold."""
+        amounts = [launch.resources for launch in launches]
+        return cls(
+            len(amounts),
+            sum(amount.cpu for amount in amounts),
+            sum(amount.memory for amount in amounts),
+            sum(amount.gpu for amount in amounts),
+        )
+
 
 class LaunchRepository:
     """Launches of one transaction.
@@ -73,11 +84,12 @@ class LaunchRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
 
-    async def add(self, row: LaunchRow) -> None:
-        """Reserve one. The caller holds the admission lock."""
+    async def add(self, row: LaunchRow, groups: Collection[str] = ()) -> None:
+        """Reserve one; ``groups``: the Hub groups of its user. The caller holds the admission lock."""
         values = {name: getattr(row, name) for name in LaunchRow.__slots__ if name != "resources"}
         values.update(row.resources.model_dump(), role=row.role.value, status=row.status.value)
         await self._db.execute(insert(launch), values)
+        await self._add_groups(row.id, groups)
 
     async def get(self, launch_id: str) -> LaunchRow | None:
         """One launch, ended or not."""
@@ -106,12 +118,10 @@ class LaunchRepository:
         query = select(func.count()).select_from(launch).where(_ACTIVE, launch.c.workspace_id == workspace_id)
         return int((await self._db.execute(query)).scalar_one())
 
-    async def held(self, user: str, created: str, workspace_id: str) -> tuple[Held, Held, Held]:
-        """What is held now by a person everywhere, by everyone in a workspace, and by everyone."""
-        own = and_(launch.c.user == user, launch.c.user_created == created)
-        query = select(*_sums(own), *_sums(launch.c.workspace_id == workspace_id), *_sums()).where(_ACTIVE)
-        found = (await self._db.execute(query)).one()
-        return Held(*found[:4]), Held(*found[4:8]), Held(*found[8:])
+    async def held_in(self, workspace_id: str) -> Held:
+        """What everyone holds in a workspace."""
+        query = select(*_sums()).where(_ACTIVE, launch.c.workspace_id == workspace_id)
+        return Held(*(await self._db.execute(query)).one())
 
     async def held_by_groups(self, groups: Collection[str]) -> dict[str, Held]:
         """What the members of each of these Hub groups hold together."""
@@ -169,6 +179,9 @@ class LaunchRepository:
     async def note_groups(self, launch_id: str, groups: Collection[str]) -> None:
         """The Hub groups of a launch's user are these now."""
         await self._db.execute(delete(launch_group).where(launch_group.c.launch_id == launch_id))
+        await self._add_groups(launch_id, groups)
+
+    async def _add_groups(self, launch_id: str, groups: Collection[str]) -> None:
         if groups:
             rows = [{"launch_id": launch_id, "group_name": name} for name in sorted(set(groups))]
             await self._db.execute(insert(launch_group), rows)
@@ -237,11 +250,10 @@ class LaunchRepository:
         return [_row(row) for row in (await self._db.execute(query)).mappings()]
 
 
-def _sums(condition: Any = None) -> list[Any]:
-    """Number of launches, cores, bytes and GPUs of those that fulfil the condition."""
+def _sums() -> list[Any]:
+    """Number of launches, cores, bytes and GPUs."""
     columns: tuple[Any, ...] = (literal_column("1"), launch.c.cpu, launch.c.memory, launch.c.gpu)
-    chosen = columns if condition is None else [case((condition, column), else_=0) for column in columns]
-    return [func.coalesce(func.sum(column), 0) for column in chosen]
+    return [func.coalesce(func.sum(column), 0) for column in columns]
 
 
 def _row(row: Any) -> LaunchRow:

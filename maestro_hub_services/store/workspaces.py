@@ -148,6 +148,27 @@ class WorkspaceRepository:
             found.setdefault(values["id"], (WorkspaceRow(**values), []))[1].append(role)
         return [(row, highest(roles) or Role.VIEWER) for row, roles in found.values()]
 
+    async def with_role(
+        self, names: Collection[str], user: str, created: str, groups: Collection[str]
+    ) -> dict[str, tuple[WorkspaceRow, Role | None]]:
+        """The workspaces of these names that there are, archived or not, with the highest role of a person in each."""
+        mine = and_(member.c.workspace_id == workspace.c.id, is_person(user, created, groups))
+        query = (
+            select(workspace, member.c.role.label("member_role"))
+            .outerjoin(member, mine)
+            .where(workspace.c.name.in_(sorted(names)))
+        )
+        found: dict[str, tuple[WorkspaceRow, Role | None]] = {}
+        for row in (await self._db.execute(query)).mappings():
+            values = dict(row)
+            role = values.pop("member_role")
+            known = found.get(values["name"])
+            roles = [Role(role)] if role is not None else []
+            if known is not None and known[1] is not None:
+                roles.append(known[1])
+            found[values["name"]] = (WorkspaceRow(**values) if known is None else known[0], highest(roles))
+        return found
+
     async def every(self, *, archived: bool = False) -> list[WorkspaceRow]:
         """All open workspaces by name; with ``archived`` the archived ones too, until nothing is left of them."""
         query = select(workspace).where(workspace.c.purged_at.is_(None)).order_by(workspace.c.name)

@@ -14,10 +14,10 @@ from typing import Any
 from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest, SpawnAsk, parse_ask
-from maestro_core.names import PERSONAL, check_name, home_directory_name
+from maestro_core.names import PERSONAL, check_name, home_directory_name, personal_workspace_name
 from maestro_core.policy import Dataset, Policy
 from maestro_core.profiles import Profile, choose, image_reference
-from maestro_core.roles import may
+from maestro_core.roles import Role, may
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import new_id, now
@@ -25,7 +25,7 @@ from maestro_hub_services.store.events import SPAWNER
 
 from ..authority import Authority
 from .access import ensure_personal, unknown_workspace
-from .limits import standing_limits, storage_size
+from .limits import is_own, standing_limits, storage_size
 from .plans import asked_amounts, build_plan, default_url, experiment_of, template_of, visible_datasets
 
 #: what of a refused ask is kept in its event
@@ -97,8 +97,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
     ask = parse_ask(request.ask)
     if ask.template is not None:
         authority.templates.check(ask.template)
-    workspace = await asked_workspace(unit, user, server, ask)
-    role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+    workspace, role = await asked_workspace(unit, user, server, ask)
     if role is None or not may(role, "launch"):
         raise unknown_workspace(workspace.name)
     if not workspace.open:
@@ -109,9 +108,8 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
     _check_images(authority, ask)
     asked = asked_amounts(ask, workspace)
     profile, resources = choose(policy.profiles, user.groups, ask.profile, asked, ask.image)
-    await _end_earlier(unit, user, server)
-    await note_groups(unit, user)
-    limits, used = await standing_limits(authority, unit, policy, user, workspace)
+    running = await _running(unit, user, server)
+    limits, used = await standing_limits(authority, unit, policy, user, workspace, running)
     check_quota(limits, used, resources)
     template = template_of(ask, workspace, role)
     launch = LaunchRow(
@@ -132,8 +130,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         image=image_reference(policy.images, profile, ask.image),
         idle_minutes=profile.idle,
     )
-    await unit.launches.add(launch)
-    await unit.launches.note_groups(launch.id, user.groups)
+    await unit.launches.add(launch, user.groups)
     await unit.events.append(
         "launch_reserved",
         SPAWNER,
@@ -162,8 +159,8 @@ def _check_images(authority: Authority, ask: SpawnAsk) -> None:
         )
 
 
-async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> WorkspaceRow:
-    """The workspace that a start means; whether the user belongs to it is another question.
+async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> tuple[WorkspaceRow, Role | None]:
+    """The workspace that a start means, and the user's role there (None: they do not belong to it).
 
     The unnamed server opens the personal workspace and no other; a server named like an existing workspace is of that
     one. The unit must be a write transaction: the personal workspace is made on first use.
@@ -171,44 +168,49 @@ async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk)
     Raises:
         MaestroError: ``unknown_workspace``, or ``conflict`` where name and workspace do not go together.
     """
-    personal = await ensure_personal(unit, user)
-    wanted = ask.workspace or server or PERSONAL
-    if wanted in (PERSONAL, personal.name):
-        found: WorkspaceRow | None = personal
-    else:
-        found = await unit.workspaces.by_name(wanted)
+    wanted, own = ask.workspace or server or PERSONAL, personal_workspace_name(user.name, user.created)
+    named = await unit.workspaces.with_role(
+        {own, wanted, server} - {"", PERSONAL}, user.name, user.created, user.groups
+    )
+    if own not in named or not is_own(named[own][0], user):
+        named[own] = (await ensure_personal(unit, user), Role.OWNER)
+    personal = named[own][0]
+    found = named.get(own if wanted == PERSONAL else wanted)
     if found is None:
         raise unknown_workspace(wanted)
-    if not server and found.id != personal.id:
+    workspace, role = found
+    if not server and workspace.id != personal.id:
         raise MaestroError(
             "conflict",
             f"The server without a name opens your personal workspace; start {wanted} by its card, or under a name.",
             {"workspace": wanted},
         )
-    if server and server != found.name and await unit.workspaces.by_name(server) is not None:
+    if server and server != workspace.name and server in named:
         raise MaestroError(
             "conflict",
-            f"A server named {server} opens the workspace of that name, not {found.name}; take another server name.",
-            {"workspace": found.name, "server_name": server},
+            f"A server named {server} opens the workspace of that name, not {workspace.name}; take another server "
+            "name.",
+            {"workspace": workspace.name, "server_name": server},
         )
-    return found
+    return workspace, role
 
 
-async def note_groups(unit: Unit, user: UserRef) -> bool:
-    """See that what a person runs counts in the pools of the groups that they are in now; True if that changed."""
-    changed = False
-    for launch_id, noted in (await unit.launches.noted_groups(user.name, user.created)).items():
-        if noted != set(user.groups):
-            await unit.launches.note_groups(launch_id, user.groups)
-            changed = True
-    return changed
+async def _running(unit: Unit, user: UserRef, server: str) -> list[LaunchRow]:
+    """What a person runs besides the server that starts now, counted in the pools of the groups of the moment.
 
-
-async def _end_earlier(unit: Unit, user: UserRef, server: str) -> None:
-    """The Hub starts a server anew only when it is gone: what is left of it here is a leak."""
-    earlier = await unit.launches.of_server(user.name, user.created, server)
-    if earlier is not None:
-        await end(unit, earlier, "started anew", SPAWNER)
+    The Hub starts a server anew only when it is gone: what is left of it here is a leak, and ends.
+    """
+    running = []
+    for launch in await unit.launches.active_of(user.name, user.created):
+        if launch.server_name == server:
+            await end(unit, launch, "started anew", SPAWNER)
+        else:
+            running.append(launch)
+    if running:
+        for launch_id, noted in (await unit.launches.noted_groups(user.name, user.created)).items():
+            if noted != set(user.groups):
+                await unit.launches.note_groups(launch_id, user.groups)
+    return running
 
 
 async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, token: str) -> LaunchPlan:

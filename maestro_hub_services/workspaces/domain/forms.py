@@ -34,8 +34,7 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
             check_name(server, "server")
         policy = authority.policy.current
         async with authority.store.write() as unit:
-            workspace = await asked_workspace(unit, user, server, SpawnAsk())
-            role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+            workspace, role = await asked_workspace(unit, user, server, SpawnAsk())
             if role is None or not workspace.open:
                 raise unknown_workspace(workspace.name)
             limits, used = await standing_limits(authority, unit, policy, user, workspace)

@@ -74,8 +74,7 @@ async def _check_early(
             personal = await unit.workspaces.personal_of(user.name, user.created)
             if personal is not None and server == personal.name:
                 server = ""  # the personal workspace's own name means its own server
-            workspace = await asked_workspace(unit, user, server, ask)
-            role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+            workspace, role = await asked_workspace(unit, user, server, ask)
             if caller.notebook and workspace.id not in await own_workspaces(unit, caller):
                 raise not_of_this_server(request.workspace)
             if role is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from maestro_core.allowance import InUse, Left, Use, left_of, used
 from maestro_core.budget import Month, month_of
 from maestro_core.policy import Policy
-from maestro_core.quota import BUDGETS, STORAGE, Figures, Limit, limits_for, storage_limit
+from maestro_core.quota import BUDGETS, STORAGE, Figures, Limit, PoolQuota, limits_for, storage_limit
 from maestro_core.workspaces import LimitList, LimitView, UserRef
 from maestro_hub_services.store import Held, LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.charges import Hours
@@ -31,30 +31,51 @@ async def view_limits(authority: Authority, caller: Caller, name: str) -> LimitL
 
 
 async def standing_limits(
-    authority: Authority, unit: Unit, policy: Policy, user: UserRef, workspace: WorkspaceRow
+    authority: Authority,
+    unit: Unit,
+    policy: Policy,
+    user: UserRef,
+    workspace: WorkspaceRow,
+    running: list[LaunchRow] | None = None,
 ) -> tuple[list[Limit], InUse]:
-    """The limits that hold for a launch of this person in this workspace, and what counts against them now."""
+    """The limits that hold for a launch of this person in this workspace, and what counts against them now.
+
+    Args:
+        running: the person's reserved and running launches, where they are known already.
+    """
     overrides = await unit.quotas.holding((user.name, user.created), user.groups, (workspace.name, workspace.id))
     owner = is_own(workspace, user)
     limits = limits_for(policy.quotas, user.name, user.groups, workspace.name, overrides, owner)
-    return limits, await in_use(authority, unit, user, workspace, limits)
+    if running is None:
+        running = await unit.launches.active_of(user.name, user.created)
+    return limits, await _in_use(authority, unit, user, workspace, limits, running)
 
 
-async def in_use(
-    authority: Authority, unit: Unit, user: UserRef, workspace: WorkspaceRow, limits: Iterable[Limit]
+async def _in_use(
+    authority: Authority,
+    unit: Unit,
+    user: UserRef,
+    workspace: WorkspaceRow,
+    limits: list[Limit],
+    running: list[LaunchRow],
 ) -> InUse:
-    """What counts against these limits: all that is reserved or running, and this month's hours for a budget."""
-    own = await unit.launches.active_of(user.name, user.created)
+    """What counts against these limits: all that is reserved or running, and this month's hours for a budget.
+
+    Only what a limit in force asks for is looked up: this is part of every decision.
+    """
     month = month_of(now())
-    pools = {limit.key for limit in limits if limit.scope == "pool"}
-    held = await unit.launches.held(user.name, user.created, workspace.id)
+    shared = [limit for limit in limits if limit.name in PoolQuota.model_fields]
+    pools = {limit.key for limit in shared if limit.scope == "pool"}
+    here = any(limit.scope == "workspace" for limit in shared)
     hours = await _hours(unit, user, workspace, month, limits)
-    by_group = await unit.launches.held_by_groups(pools - {""})
+    held: dict[str, Held] = await unit.launches.held_by_groups(pools - {""})
+    if "" in pools:
+        held[""] = await unit.launches.held_by_all()
     return InUse(
-        user=use_of(held[0], hours.get("user")),
-        workspace=use_of(held[1], hours.get("workspace")),
-        pools={pool: use_of(by_group.get(pool) if pool else held[2], hours.get(f"pool {pool}")) for pool in pools},
-        user_servers=tuple(sorted(server_shown(launch) for launch in own)),
+        user=use_of(Held.of(running), hours.get("user")),
+        workspace=use_of(await unit.launches.held_in(workspace.id) if here else None, hours.get("workspace")),
+        pools={pool: use_of(held.get(pool), hours.get(f"pool {pool}")) for pool in pools},
+        user_servers=tuple(sorted(server_shown(launch) for launch in running)),
         month=month,
         storage=None if authority.volumes.holds_size else workspace.storage_used,
         storage_measured_at=workspace.storage_measured_at,
