@@ -14,6 +14,7 @@ c.Authenticator.admin_users = {"admin"}
 compose.set_up_hub(c, maestro)  # data below ./state, ports, keys, the proxy
 compose.add_roles(c)  # who may do what
 compose.add_spawner(c, maestro)  # servers as launches into workspaces
+compose.add_culler(c, maestro, idle_minutes=12 * 60)  # idle servers; a profile's own time comes first
 compose.add_authenticator(c, maestro)  # local accounts: sign up, approval, passwords
 compose.add_services(c, maestro)  # workspaces, package index, MLflow
 compose.add_proxy(c, maestro)  # their routes

@@ -31,6 +31,7 @@ SCOPES: dict[str, str] = {
     "custom:maestro:plan": "Machines: reserve launches (the spawner)",
     "custom:maestro:policy": "Machines: read the package policy (the package index)",
     "custom:maestro:authorize": "Machines: ask about membership (MLflow)",
+    "custom:maestro:cull": "Machines: ask whether a server idles (the idle culler)",
 }
 PEOPLE = ("custom:maestro:use", "custom:maestro:manage")
 ADMINS = ("custom:maestro:review", "custom:maestro:admin", "custom:maestro:audit")
@@ -45,6 +46,10 @@ SERVICE_SCOPES: dict[str, tuple[str, ...]] = {
     "packages": ("access:services!service=workspaces", "custom:maestro:policy"),
     "mlflow": ("access:services!service=workspaces", "custom:maestro:authorize"),
     "maestro-spawner": ("access:services!service=workspaces", "custom:maestro:plan"),
+    "maestro-idle-culler": (
+        "list:users", "read:users:activity", "read:servers", "delete:servers",
+        "access:services!service=workspaces", "custom:maestro:cull",
+    ),
 }  # fmt: skip
 #: what a browser's session at a service may carry of the person's scopes
 SESSION_SCOPES: dict[str, tuple[str, ...]] = {"workspaces": (*PEOPLE, *ADMINS)}
@@ -140,6 +145,36 @@ def add_spawner(c: Any, maestro: Installation) -> None:
         c.MaestroLocalSpawner.state_dir = str(maestro.state)
         c.MaestroLocalSpawner.singleuser_prefix = str(maestro.singleuser_prefix)
         c.MaestroLocalSpawner.allow_unisolated = maestro.allow_unisolated
+
+
+def add_culler(c: Any, maestro: Installation, idle_minutes: int = 0) -> None:
+    """Stop idle servers, by profile, with a warning: jupyterhub-idle-culler as a service that the Hub starts.
+
+    Args:
+        idle_minutes: how long a server may idle whose profile does not say; 0: for ever.
+
+    Raises:
+        SettingsError: if the addresses cannot be told from the config.
+    """
+    name = "maestro-idle-culler"
+    make_private_directory(maestro.state)
+    environment = {
+        "MAESTRO_SERVICE_URL": _addresses(c, maestro, base_url(c))["MAESTRO_SERVICE_URL"],
+        "MAESTRO_IDLE_MINUTES": str(idle_minutes),
+        "MAESTRO_CULL_SECONDS": os.environ.get("MAESTRO_CULL_SECONDS", ""),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    c.JupyterHub.services.append(
+        {
+            "name": name,
+            "api_token": maestro.key(name),
+            "display": False,
+            "command": [sys.executable, "-P", "-m", "maestro_hub_services.culler"],
+            "cwd": str(maestro.state),
+            "environment": environment,
+        }
+    )
+    _add_role(c, name, SERVICE_SCOPES[name], services=[name])
 
 
 def add_authenticator(c: Any, maestro: Installation) -> None:
@@ -279,6 +314,7 @@ def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[st
         "MAESTRO_PROVIDER": maestro.provider,
         "MAESTRO_BIND": f"127.0.0.1:{maestro.port(name)}",
         "MAESTRO_ACCOUNTS_URL": f"{base}hub/accounts" if accounts else "",
+        "MAESTRO_TRACKING": "" if "mlflow" in maestro.services else "off",
         PARENT_VARIABLE: str(os.getpid()),
         **_addresses(c, maestro, base),
         **{variable: os.environ[variable] for variable in PASSED.get(name, ()) if os.environ.get(variable)},

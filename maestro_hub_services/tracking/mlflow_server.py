@@ -22,7 +22,10 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 
+from maestro_core.lifecycle import TrackingRemoved
+
 from ..settings import Settings
+from .removal import remove_workspace
 
 #: variables that MLflow must not find: a client's workspace, which would stand in for a missing header, and the
 #: gateway that its pages ask for
@@ -121,6 +124,7 @@ class LoadedMlflow:
         flask_app.before_request(before_request)
         self._app: Any = app
         self._workspaces: Any = get_workspace_store(database)
+        self._artifacts = variables["_MLFLOW_SERVER_ARTIFACT_DESTINATION"]
         self._seen: dict[str, float] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -134,6 +138,13 @@ class LoadedMlflow:
             return
         await anyio.to_thread.run_sync(self._ensure, name)
         self._seen[name] = now
+
+    async def remove_workspace(self, name: str) -> TrackingRemoved:
+        """Remove MLflow's workspace of that name with all it holds; safe to repeat."""
+        self._seen.pop(name, None)
+        removed = await anyio.to_thread.run_sync(remove_workspace, self._workspaces, self._artifacts, name)
+        self._seen.pop(name, None)
+        return removed
 
     def _ensure(self, name: str) -> None:
         from mlflow.entities import Workspace

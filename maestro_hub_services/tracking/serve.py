@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvicorn
 
@@ -22,6 +22,9 @@ from ..keys import ensure_key
 from ..settings import Settings
 from .gate import Behind, Gate
 from .mlflow_server import LoadedMlflow, Stores, environment
+
+if TYPE_CHECKING:
+    from .purge import Purger
 
 #: this service's name at the Hub
 SERVICE = "mlflow"
@@ -78,8 +81,10 @@ async def _run(
 
 async def _load(gate: Gate, settings: Settings) -> None:
     began = time.monotonic()
-    gate.open(await _in_daemon_thread(lambda: _behind(settings)))
+    behind, purger = await _in_daemon_thread(lambda: _behind(settings))
+    gate.open(behind)
     log.info("MLflow is ready after %.1f s.", time.monotonic() - began)
+    await purger.run()
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:
@@ -104,12 +109,13 @@ def _settle(how: Callable[[Any], None], what: object, result: asyncio.Future[Any
         how(what)
 
 
-def _behind(settings: Settings) -> Behind:
+def _behind(settings: Settings) -> tuple[Behind, Purger]:
     """Everything that takes time to import or open."""
     import httpx
 
     from .identity import Hub
     from .membership import WorkspacesService
+    from .purge import Purger
     from .session import Cookies
     from .signin import OAuth, SignInPages
 
@@ -128,13 +134,14 @@ def _behind(settings: Settings) -> Behind:
         redirect_uri=os.environ.get("JUPYTERHUB_OAUTH_CALLBACK_URL") or settings.prefix + "oauth_callback",
         prefix=settings.prefix,
     )
-    return Behind(
+    behind = Behind(
         mlflow=mlflow,
         hub=hub,
         service=WorkspacesService(client, settings.service_url, settings.hub_api_token),
         cookies=cookies,
         sign_in=SignInPages(client, oauth, cookies, hub),
     )
+    return behind, Purger(client, settings.service_url, settings.hub_api_token, mlflow.remove_workspace)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -92,6 +92,7 @@ class StandInWorkspaces:
         servers: (user, server) -> workspace -> grant, for notebook servers.
         away: answer nothing but 503.
         asked: every question so far.
+        purged: workspaces whose data is to go; removed: what was said to be gone of them.
     """
 
     def __init__(self, token: str) -> None:
@@ -99,17 +100,27 @@ class StandInWorkspaces:
         self.servers: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         self.away = False
         self.asked: list[dict[str, Any]] = []
+        self.purged: list[str] = []
+        self.removed: list[dict[str, Any]] = []
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.say({"workspaces": stand_in.purged}, "/authorize/purged")
+
             def do_POST(self) -> None:
                 question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                allowed = self.headers["Authorization"] == f"token {token}" and self.path.endswith(
-                    "/authorize/tracking"
-                )
-                status = 503 if stand_in.away else 200 if allowed else 403
-                body = json.dumps(stand_in.answer(question)).encode()
-                self.send_response(status)
+                if self.path.endswith("/authorize/purged"):
+                    stand_in.purged.remove(question["workspace"])
+                    stand_in.removed.append(question)
+                    self.say({}, "/authorize/purged")
+                else:
+                    self.say(stand_in.answer(question), "/authorize/tracking")
+
+            def say(self, answer: dict[str, Any], path: str) -> None:
+                allowed = self.headers["Authorization"] == f"token {token}" and self.path.endswith(path)
+                body = json.dumps(answer).encode()
+                self.send_response(503 if stand_in.away else 200 if allowed else 403)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

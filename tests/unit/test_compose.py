@@ -18,7 +18,7 @@ from jupyterhub.proxy import ConfigurableHTTPProxy
 from jupyterhub.scopes import define_custom_scopes, scope_definitions
 from traitlets.config import Config
 
-from maestro_hub_services import compose
+from maestro_hub_services import compose, culler
 from maestro_hub_services.installation import PORTS, SERVICES, Installation
 from maestro_hub_services.keys import KeyFileError, ensure_key
 from maestro_hub_services.proxy import MaestroProxy
@@ -45,6 +45,7 @@ def composed(maestro: Installation, c: Config | None = None) -> Config:
     c = Config() if c is None else c
     compose.add_roles(c)
     compose.add_spawner(c, maestro)
+    compose.add_culler(c, maestro)
     compose.add_authenticator(c, maestro)
     compose.add_services(c, maestro)
     compose.add_proxy(c, maestro)
@@ -123,6 +124,31 @@ def test_each_machine_holds_the_least(maestro: Installation) -> None:
     }
     for name, scope in (("maestro-packages", "policy"), ("maestro-mlflow", "authorize"), ("maestro-spawner", "plan")):
         assert set(found[name]["scopes"]) == {f"custom:maestro:{scope}", "access:services!service=workspaces"}
+    assert set(found["maestro-idle-culler"]["scopes"]) == {
+        "list:users",
+        "read:users:activity",
+        "read:servers",
+        "delete:servers",
+        "custom:maestro:cull",
+        "access:services!service=workspaces",
+    }
+
+
+def test_the_culler_is_started_by_the_hub_and_not_waited_for(maestro: Installation) -> None:
+    service = services(composed(maestro))["maestro-idle-culler"]
+    assert "url" not in service
+    assert service["command"][-1] == "maestro_hub_services.culler"
+    assert service["environment"]["MAESTRO_SERVICE_URL"].endswith("/api/v1/jupyter")
+    environment = service["environment"] | {"JUPYTERHUB_API_URL": "http://hub/api", "JUPYTERHUB_API_TOKEN": "secret"}
+    made = culler.culler(environment | {"MAESTRO_IDLE_MINUTES": "90"})
+    assert (made.timeout, made.cull_every, made.cull_users, made.max_age) == (5400, 60, False, 0)
+    assert culler.culler(environment).timeout == 0, "profiles alone"
+
+
+def test_where_mlflow_is_no_part_of_it_nothing_of_it_is_waited_for(maestro: Installation) -> None:
+    without = replace(maestro, services=("workspaces", "packages"))
+    assert services(composed(without))["workspaces"]["environment"]["MAESTRO_TRACKING"] == "off"
+    assert services(composed(maestro))["workspaces"]["environment"]["MAESTRO_TRACKING"] == ""
 
 
 def test_a_servers_token_never_manages(maestro: Installation) -> None:
@@ -288,6 +314,7 @@ def test_our_own_page_is_one_readable_page() -> None:
         "set_up_hub",
         "add_roles",
         "add_spawner",
+        "add_culler",
         "add_authenticator",
         "add_services",
         "add_proxy",

@@ -178,6 +178,20 @@ async def workspace_usage(authority: Authority, caller: Caller, name: str) -> Wo
         )
 
 
+async def latest_samples(authority: Authority, caller: Caller) -> dict[str, UsagePoint]:
+    """The last sample of everything that runs, by session id.
+
+    Raises:
+        MaestroError: ``forbidden`` without ``custom:maestro:admin``.
+    """
+    if not caller.admin:
+        raise MaestroError("forbidden", "Only an admin sees what every server uses.")
+    await flush(authority)
+    async with authority.store.read() as unit:
+        rows = await unit.usage.latest([launch.id for launch in await unit.launches.active()])
+    return {launch_id: _point(row) for launch_id, row in rows.items()}
+
+
 async def _storage_limit(authority: Authority, unit: Unit, caller: Caller, workspace: WorkspaceRow) -> int | None:
     try:
         policy = authority.policy.current
