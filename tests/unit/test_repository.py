@@ -13,7 +13,16 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-REGISTRIES = r"pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|registry\.yarnpkg|anaconda\.org|deb\.debian\.org"
+#: words of the public registries' hosts and what follows their last dot, apart so that none stands here either
+HOSTS = (
+    ("pypi", "org"),
+    ("pythonhosted", "org"),
+    ("npmjs", "org|com"),
+    ("yarnpkg", "com"),
+    ("anaconda", "org"),
+    ("debian", "org"),
+)
+REGISTRIES = "|".join(rf"{'deb.' if name == 'debian' else ''}{name}\.(?:{end})" for name, end in HOSTS)
 MACHINE_PATHS = r"(?<![\w.~}-])/(?:work|tmp/\w)/"
 THIS_FILE = "tests/unit/test_repository.py"
 EXTRAS = {"hub", "kubernetes", "singleuser", "hub-image", "test"}
