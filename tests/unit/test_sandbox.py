@@ -17,7 +17,7 @@ from maestro_core.mounts import checked_mounts
 from maestro_core.sandbox import Bind, Owner
 
 LAUNCH_DIR = "/srv/maestro/state/run/launches/l1"
-PREFIX = "/root/maestro/.venv-singleuser"
+PREFIX = "/srv/hub/maestro/.venv-singleuser"
 
 
 def mount(name: str, source: str, target: str, **more: Any) -> dict[str, Any]:
@@ -89,9 +89,9 @@ def test_client_configuration_and_accounts_cannot_be_written() -> None:
 
 
 def test_the_interpreter_behind_the_environment_is_shown_where_it_lies_and_what_usr_holds_only_once() -> None:
-    binds = binds_of(make_plan(), PREFIX, "/root/.pyenv/versions/3.11", "/usr", "/usr/local", f"{PREFIX}/lib")
+    binds = binds_of(make_plan(), PREFIX, "/srv/hub/python/3.11", "/usr", "/usr/local", f"{PREFIX}/lib")
     assert binds[PREFIX] == Bind(PREFIX, PREFIX)
-    assert binds["/root/.pyenv/versions/3.11"].read_only
+    assert binds["/srv/hub/python/3.11"].read_only
     assert not {"/usr", "/usr/local", f"{PREFIX}/lib"} & set(binds)
 
 
@@ -219,9 +219,9 @@ def test_a_claim_on_one_machine_is_said_to_be_one() -> None:
 
 
 def test_every_source_is_staged_once_and_the_targets_stay() -> None:
-    binds = [Bind("/root/a", "/a"), Bind("/root/b", "/b", read_only=False), Bind("/root/a", "/c")]
+    binds = [Bind("/srv/hub/a", "/a"), Bind("/srv/hub/b", "/b", read_only=False), Bind("/srv/hub/a", "/c")]
     moved, sources = sandbox.staged(binds, "/run/stage")
-    assert sources == ["/root/a", "/root/b"]
+    assert sources == ["/srv/hub/a", "/srv/hub/b"]
     assert moved == [Bind("/run/stage/0", "/a"), Bind("/run/stage/1", "/b", False), Bind("/run/stage/0", "/c")]
 
 
