@@ -497,6 +497,20 @@ class TestMachines:
         answer = await call(world, "mlflow", "POST", "/authorize/tracking", {"user": "nobody"})
         assert error(answer) == (404, "unknown_user")
 
+    async def test_who_leaves_a_group_is_out_in_the_next_answer(self, world: World) -> None:
+        """MLflow and the index keep an answer for 5 s; what they get must not be 5 s old already."""
+        world.hub.move("bob", "team")
+        await make_demo(world, {"group": "team", "role": "editor"})
+        await call(world, "bob", "POST", "/launches", {"workspace": "demo"})
+        plan = world.hub.servers["bob", "demo"].plan
+        assert plan is not None
+        token = {"token": plan.index_token}
+        assert "demo" in (await call(world, "mlflow", "POST", "/authorize/tracking", {"user": "bob"})).text
+        assert (await call(world, "packages", "POST", "/policy/tokens", token)).status_code == 200
+        world.hub.move("bob")
+        assert "demo" not in (await call(world, "mlflow", "POST", "/authorize/tracking", {"user": "bob"})).text
+        assert error(await call(world, "packages", "POST", "/policy/tokens", token)) == (404, "unknown_launch")
+
     async def test_an_index_token_lives_as_long_as_its_launch_and_membership(self, world: World) -> None:
         await make_demo(world, {"user": "bob", "role": "editor"})
         plans = []

@@ -128,7 +128,7 @@ async def _lives(authority: Authority, row: MemberRow) -> bool:
     try:
         if row.kind == "group":
             return bool(await authority.hub.group_members(row.name))
-        return (await authority.hub.user(row.name)).created == row.created
+        return (await authority.hub.user(row.name, now=True)).created == row.created
     except MaestroError as error:
         if error.code in ("unknown_user", "unknown_group"):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from maestro_core.errors import MaestroError
 from maestro_core.roles import Role
 from maestro_core.workspaces import Member, MemberSpec, Transfer
 
@@ -18,11 +19,17 @@ async def transfer(authority: Authority, caller: Caller, name: str, to: Transfer
 
     Raises:
         MaestroError: ``unknown_workspace``, ``forbidden``, ``unknown_user``, ``unknown_group``; ``conflict`` for a
-            personal workspace.
+            personal workspace, and for a group that nobody is in: it would own nothing.
     """
     async with opened(authority, caller, name, "transfer"):
         pass  # who may not learns nothing of the Hub's users and groups
     spec, created = await known_to_hub(authority, MemberSpec(user=to.user, group=to.group, role=Role.OWNER))
+    if spec.kind == "group" and not await authority.hub.group_members(spec.name):
+        raise MaestroError(
+            "conflict",
+            f"Nobody is in the group {spec.name}, so {name} would be without an owner; name another group or a user.",
+            {"workspace": name, "group": spec.name},
+        )
     user = caller.person
     async with opened(authority, caller, name, "transfer", write=True) as (unit, standing):
         workspace = standing.workspace

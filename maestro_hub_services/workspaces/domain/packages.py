@@ -42,7 +42,7 @@ async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwn
     if launch is None or workspace is None or not workspace.open or launch.ends_kind == "role":
         raise dead
     try:
-        user = await authority.hub.user(launch.user)
+        user = await authority.hub.user(launch.user, now=True)
     except MaestroError as error:
         raise dead if error.code == "unknown_user" else error from None
     async with authority.store.read() as unit:

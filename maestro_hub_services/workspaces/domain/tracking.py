@@ -20,7 +20,7 @@ async def authorize(authority: Authority, request: TrackingRequest) -> TrackingV
     Raises:
         MaestroError: ``unknown_user``, ``hub_unavailable``.
     """
-    user = await authority.hub.user(request.user)
+    user = await authority.hub.user(request.user, now=True)
     await personal_workspace(authority, user)
     async with authority.store.read() as unit:
         found = await unit.workspaces.of_member(user.name, user.created, user.groups)
