@@ -9,6 +9,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -17,14 +18,15 @@ from rich.table import Table
 
 from maestro_core import __version__
 from maestro_core.errors import MaestroError
-from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_memory
+from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_memory, show_memory
+from maestro_core.usage import LaunchUsage
 
 from .api import Api
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace
 from .quotas import QuotaManager
 from .settings import check_url, config_path, write_config
-from .workspaces import WorkspaceManager
+from .workspaces import WorkspaceManager, read_workspace_file
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # into a pipe or a file whole lines are written, so that programs can read them
@@ -183,11 +185,13 @@ def stop(connect: Callable[[], Api], session: str, json_: bool) -> None:
 
 
 @main.command("list")
+@click.option("--archived", is_flag=True, help="Those that are archived, if you are their owner.")
 @as_json
 @click.pass_obj
-def list_(connect: Callable[[], Api], json_: bool) -> None:
+def list_(connect: Callable[[], Api], archived: bool, json_: bool) -> None:
     """List the workspaces that you belong to."""
-    found = WorkspaceManager(api=connect()).list_workspaces()
+    manager = WorkspaceManager(api=connect())
+    found = manager.archived() if archived else manager.list_workspaces()
     if json_:
         return _print_json([_workspace_json(item) for item in found])
     rows = [[w.name, w.role or "-", _servers(w), str(w.members), w.description] for w in found]
@@ -197,14 +201,145 @@ def list_(connect: Callable[[], Api], json_: bool) -> None:
 @main.command()
 @click.argument("workspace")
 @click.option("--description", default="", metavar="TEXT", help="A sentence for the workspace's card.")
+@click.option("--config", metavar="FILE", help="Its YAML: resources, environment, packages, security.")
 @as_json
 @click.pass_obj
-def create(connect: Callable[[], Api], workspace: str, description: str, json_: bool) -> None:
+def create(connect: Callable[[], Api], workspace: str, description: str, config: str | None, json_: bool) -> None:
     """Create a workspace; you are its owner."""
-    made = WorkspaceManager(api=connect()).create_workspace(workspace, description)
+    settings = read_workspace_file(config, workspace) if config else None
+    made = WorkspaceManager(api=connect()).create_workspace(workspace, description, settings=settings)
     if json_:
         return _print_json(_workspace_json(made))
     _say(f"Created {made.name}. Add people with 'maestro access {made.name} --user NAME --role editor'.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.pass_obj
+def archive(connect: Callable[[], Api], workspace: str) -> None:
+    """Archive a workspace: nobody starts a server in it any more; files and runs are kept."""
+    WorkspaceManager(api=connect()).archive(workspace)
+    _say(f"{workspace} is archived. 'maestro restore {workspace}' opens it again.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.pass_obj
+def restore(connect: Callable[[], Api], workspace: str) -> None:
+    """Open an archived workspace again ('maestro list --archived')."""
+    WorkspaceManager(api=connect()).restore(workspace)
+    _say(f"{workspace} is open again.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.option("--yes", is_flag=True, help="Do not ask; nothing brings a purged workspace back.")
+@as_json
+@click.pass_obj
+def purge(connect: Callable[[], Api], workspace: str, yes: bool, json_: bool) -> None:
+    """Remove an archived workspace for good, after the retention time, and say what was removed."""
+    if not yes:
+        click.confirm(f"Remove all files, runs and models of {workspace}?", abort=True, err=True)
+    with _err.status(f"Purging {workspace} ..."):
+        report = WorkspaceManager(api=connect()).purge(workspace)
+    if json_:
+        return _print_json(report.model_dump(mode="json"))
+    for removed in report.removed:
+        _say(f"removed  {removed.show()}")
+    for kept in report.kept:
+        _say(f"kept     {kept.what}: {kept.why}")
+    for left in report.left:
+        _say(f"left     {left}")
+    if report.state == "purging":
+        _say(f"The purge goes on by itself; look again with 'maestro purge {report.workspace_id} --yes'.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.argument("user", required=False)
+@click.option("--group", "--team", metavar="G", help="A group of the Hub instead of a user.")
+@click.pass_obj
+def transfer(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None) -> None:
+    """Make somebody else the owner in your place; you become an editor."""
+    made = WorkspaceManager(api=connect()).transfer(workspace, user, group)
+    _say(f"{made.name} is {made.role} of {workspace}.")
+
+
+@main.command()
+@click.argument("workspace")
+@click.argument("user")
+@click.option("--role", metavar="ROLE", default="editor", show_default=True, help="owner, editor or viewer.")
+@click.pass_obj
+def invite(connect: Callable[[], Api], workspace: str, user: str, role: str) -> None:
+    """Invite somebody who has no account yet; they accept it after signing up under that name."""
+    made = WorkspaceManager(api=connect()).invite(workspace, user, role)
+    _say(f"{made.user} may become {made.role.value} of {made.workspace} until {made.expires_at:%Y-%m-%d}.")
+
+
+@main.group()
+def invitations() -> None:
+    """Invitations: those for you, and those that you made."""
+
+
+@invitations.command("list")
+@click.option("--workspace", "-w", metavar="W", help="Those to this workspace (owners) instead of yours.")
+@as_json
+@click.pass_obj
+def invitations_list(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
+    """List open invitations."""
+    found = WorkspaceManager(api=connect()).invitations(workspace)
+    if json_:
+        return _print_json([item.model_dump(mode="json") for item in found])
+    rows = [
+        [item.invitation_id, item.workspace, item.user, item.role.value, item.invited_by, f"{item.expires_at:%Y-%m-%d}"]
+        for item in found
+    ]
+    _table(["invitation", "workspace", "user", "role", "invited by", "until"], rows)
+
+
+@invitations.command("accept")
+@click.argument("invitation")
+@click.pass_obj
+def invitations_accept(connect: Callable[[], Api], invitation: str) -> None:
+    """Become a member."""
+    made = WorkspaceManager(api=connect()).accept(invitation)
+    _say(f"You are {made.role} there now; see 'maestro list'.")
+
+
+@invitations.command("decline")
+@click.argument("invitation")
+@click.option("--workspace", "-w", metavar="W", help="Withdraw one that was made for this workspace (owners).")
+@click.pass_obj
+def invitations_decline(connect: Callable[[], Api], invitation: str, workspace: str | None) -> None:
+    """Decline one that is for you, or withdraw one that was made."""
+    WorkspaceManager(api=connect()).decline(invitation, workspace)
+    _say("The invitation is gone.")
+
+
+@main.command()
+@click.argument("workspace", required=False)
+@as_json
+@click.pass_obj
+def stats(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
+    """Show what a workspace uses: its storage, its servers, the hours of this month."""
+    shown = WorkspaceManager(api=connect()).usage(workspace)
+    if json_:
+        return _print_json(shown.model_dump(mode="json"))
+    used = "not measured yet" if shown.storage_used is None else show_memory(shown.storage_used)
+    limit = "" if shown.storage_limit is None else f" of {show_memory(shown.storage_limit)}"
+    hours = f"{shown.month.cpu:.1f} cpu hours, {shown.month.gpu:.1f} gpu hours"
+    _say(f"{shown.workspace}: files {used}{limit}; this month {hours}")
+    rows = [[one.session_id, one.user, one.status, *_usage(one), one.ends_reason or ""] for one in shown.launches]
+    _table(["session", "user", "status", "cpu", "memory", "works", "ends because"], rows)
+
+
+@main.command()
+@click.argument("session")
+@click.pass_obj
+def keep(connect: Callable[[], Api], session: str) -> None:
+    """Keep an idle server running that would be stopped soon."""
+    NotebookLauncher(api=connect()).keep(session)
+    _say("It is kept running.")
 
 
 @main.command()
@@ -229,10 +364,13 @@ def info(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None
 @click.option("--user", metavar="U", help="A user of the Hub.")
 @click.option("--group", "--team", metavar="G", help="A group of the Hub.")
 @click.option("--role", metavar="ROLE", default="editor", show_default=True, help="owner, editor or viewer.")
+@click.option("--now", is_flag=True, help="End servers that may not go on at once, not after the grace time.")
 @click.pass_obj
-def access(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None, role: str) -> None:
+def access(
+    connect: Callable[[], Api], workspace: str, user: str | None, group: str | None, role: str, now: bool
+) -> None:
     """Add a member to a workspace, or change their role."""
-    member = WorkspaceManager(api=connect()).add_member(workspace, user, role, group)
+    member = WorkspaceManager(api=connect()).add_member(workspace, user, role, group, now)
     _say(f"{member.name} is {member.role} of {workspace}.")
 
 
@@ -240,10 +378,11 @@ def access(connect: Callable[[], Api], workspace: str, user: str | None, group: 
 @click.argument("workspace")
 @click.argument("user", required=False)
 @click.option("--group", "--team", metavar="G", help="A group of the Hub instead of a user.")
+@click.option("--now", is_flag=True, help="End their servers there at once, not after the grace time.")
 @click.pass_obj
-def revoke(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None) -> None:
+def revoke(connect: Callable[[], Api], workspace: str, user: str | None, group: str | None, now: bool) -> None:
     """Remove a member from a workspace."""
-    WorkspaceManager(api=connect()).remove_member(workspace, user, group)
+    WorkspaceManager(api=connect()).remove_member(workspace, user, group, now)
     _say(f"{user or group} is no member of {workspace} any more.")
 
 
@@ -419,16 +558,30 @@ def _print_session(session: NotebookSession, json_: bool) -> None:
 
 def _session_json(session: NotebookSession) -> dict[str, Any]:
     resources = {**session.resources.model_dump(), "memory": format_memory(session.resources.memory)}
-    return {**vars(session), "resources": resources, "created_at": session.created_at.isoformat()}
+    return {name: _plain_json(value) for name, value in vars(session).items()} | {"resources": resources}
 
 
 def _workspace_json(workspace: Workspace) -> dict[str, Any]:
-    return {**vars(workspace), "created_at": workspace.created_at.isoformat()}
+    return {name: _plain_json(value) for name, value in vars(workspace).items()}
+
+
+def _plain_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _servers(workspace: Workspace) -> str:
     limit = "any number" if workspace.servers_limit is None else str(workspace.servers_limit)
     return f"{workspace.servers_used} of {limit}"
+
+
+def _usage(launch: LaunchUsage) -> list[str]:
+    """cpu, memory and whether something works, of the last sample; of what it was given."""
+    given = launch.resources
+    if launch.latest is None:
+        return [f"- of {given.cpu:g}", f"- of {show_memory(given.memory)}", "-"]
+    last = launch.latest
+    cpu, memory = f"{last.cpu:.2f} of {given.cpu:g}", f"{show_memory(last.memory)} of {show_memory(given.memory)}"
+    return [cpu, memory, "yes" if last.busy else "no"]
 
 
 def _gpu(profile: dict[str, Any]) -> str:

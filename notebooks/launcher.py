@@ -138,6 +138,14 @@ class NotebookLauncher:
             session = self.status(session_id)
         return session
 
+    def keep(self, session_id: str) -> None:
+        """Keep an idle server running, as the button in the notebook does.
+
+        Raises:
+            MaestroError: ``unknown_launch``.
+        """
+        self._api.post(f"/launches/{segment(session_id)}/keep", {})
+
     def profiles(self, workspace: str | None = None) -> list[dict[str, Any]]:
         """The profiles that are open to oneself in a workspace, each with ``allowed`` and ``refusal``."""
         return list(self._api.get("/profiles", workspace=workspace or self._api.settings.workspace)["profiles"])

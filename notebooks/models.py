@@ -61,6 +61,8 @@ class NotebookSession:
     mlflow_experiment: str
     created_at: datetime
     ended_reason: str | None = None
+    ends_at: datetime | None = None
+    ends_reason: str | None = None
     image: str | None = None
     idle_minutes: int | None = None
 
@@ -92,7 +94,12 @@ class WorkspaceMember:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A workspace as its reader sees it; ``role`` is the reader's own."""
+    """A workspace as its reader sees it; ``role`` is the reader's own.
+
+    Attributes:
+        settings: what it is set up with, as its YAML says it.
+        archived_at: since when it takes no launches; purge_from: from when on it may be purged.
+    """
 
     workspace_id: str
     name: str
@@ -104,6 +111,9 @@ class Workspace:
     servers_used: int
     servers_limit: int | None
     launches: tuple[str, ...] = field(default=())
+    settings: dict[str, Any] = field(default_factory=dict)
+    archived_at: datetime | None = None
+    purge_from: datetime | None = None
 
     @classmethod
     def from_api(cls, data: Any) -> Workspace:
@@ -120,6 +130,9 @@ class Workspace:
             servers_used=view.servers.used,
             servers_limit=view.servers.limit,
             launches=view.launches,
+            settings=view.settings.stored(),
+            archived_at=view.archived_at,
+            purge_from=view.purge_from,
         )
 
 

@@ -56,7 +56,7 @@ class Service:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_POST = do_PUT = do_DELETE = _answer
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
@@ -269,6 +269,175 @@ def test_members_with_names_that_need_quoting(signed_in: Service) -> None:
     assert manager.add_member("demo", group="a/b", role="collaborator").kind == "group"
     assert signed_in.asked[0][2] == {"role": "editor", "group": "a/b"}
     manager.remove_member("demo", group="a/b")
+
+
+# What becomes of a workspace
+
+CONFIG = """
+name: another-name
+description: Ours
+resources: {cpu: 2, memory: 4g, disk: 20g}
+environment:
+  python_version: "3.11"
+  MY_PLACE: here
+packages: [numpy<3]
+package_management: {blocked_packages: [aiohttp]}
+"""
+SHOWN = {
+    "workspace_id": "w1", "name": "demo", "description": "Ours", "personal": False, "role": "owner",
+    "created_by": "ann", "created_at": "2026-01-01T00:00:00Z", "members": 1, "servers": {"used": 0, "limit": 3},
+    "archived_at": "2026-02-01T00:00:00Z", "purge_from": "2026-03-03T00:00:00Z",
+}  # fmt: skip
+ZOE = {"kind": "user", "name": "zoe", "role": "owner", "added_by": "ann", "added_at": "2026-01-01T00:00:00Z"}
+INVITATION = {
+    "invitation_id": "i1", "workspace": "demo", "user": "zoe", "role": "viewer", "invited_by": "ann",
+    "invited_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-08T00:00:00Z",
+}  # fmt: skip
+
+
+def asked(service: Service) -> list[tuple[str, str, Any]]:
+    prefix = "/services/workspaces/api/v1/jupyter"
+    return [(method, path.removeprefix(prefix), body) for method, path, body, _ in service.asked]
+
+
+def test_a_workspace_is_made_from_a_file(signed_in: Service, tmp_path: Path) -> None:
+    signed_in.on("POST", "/workspaces", (201, SHOWN))
+    file = tmp_path / "demo.yaml"
+    file.write_text(CONFIG)
+    assert "Created demo." in run("create", "demo", "--config", str(file)).stdout
+    (_, _, body), *_ = asked(signed_in)
+    assert body == {
+        "name": "demo",  # the command's word, not the file's
+        "description": "Ours",
+        "resources": {"cpu": 2, "memory": 4 * 1024**3, "disk": 20 * 1024**3},
+        "environment": {"python_version": "3.11", "variables": {"MY_PLACE": "here"}},
+        "packages": ["numpy<3"],
+        "security": {"blocked_packages": [{"package": "aiohttp"}]},
+    }
+    run("create", "demo", "--config", str(file), "--description", "Mine")
+    assert asked(signed_in)[1][2]["description"] == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a list", "holds no sections"),
+        ("a: [", "is not YAML (line 1)"),
+        ("\x00", "is not YAML"),
+        ("a: &a [*a, *a]\nresources: {cpu: 1}", "a: there is no such setting"),
+        ("resources: {cpus: 2}", "cpus"),
+        ("environment: {LD_PRELOAD: x}", "LD_PRELOAD"),
+        ("environment: {python_version: 3.10}", "in quotes"),
+        ("security: {}\npackage_management: {}", "write one of them"),
+        ("packages: ['numpy @ file:///etc']", "without address"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_and_nobody_is_asked(
+    signed_in: Service, tmp_path: Path, text: str | None, words: str
+) -> None:
+    file = tmp_path / "demo.yaml"
+    if text is not None:
+        file.write_text(text)
+    shown = run("create", "demo", "--config", str(file))
+    assert shown.exit_code == 2
+    assert words in shown.stderr
+    assert len(shown.stderr.strip().splitlines()) == 1
+    assert signed_in.asked == []
+
+
+def test_a_workspace_is_archived_found_and_restored(signed_in: Service) -> None:
+    signed_in.on("DELETE", "/workspaces/demo", (200, {}))
+    signed_in.on("GET", "/workspaces?archived=1", (200, {"workspaces": [SHOWN]}))
+    signed_in.on("POST", "/workspaces/demo/restore", (200, SHOWN))
+    assert "'maestro restore demo'" in run("archive", "demo").stdout
+    assert "demo" in run("list", "--archived").stdout
+    found = json.loads(run("list", "--archived", "--json").stdout)
+    assert found[0]["purge_from"] == "2026-03-03T00:00:00+00:00"
+    assert run("restore", "demo").stdout.strip() == "demo is open again."
+
+
+def test_a_purge_is_asked_for_and_says_what_is_gone(signed_in: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notebooks.workspaces._POLL", 0.01)
+    begun = {"workspace": "demo", "workspace_id": "w1", "state": "purging", "left": ["the files"]}
+    gone = {
+        **begun, "state": "purged", "left": [], "removed": [{"what": "files", "count": 12, "bytes": 2048**2}],
+        "kept": [{"what": "launches", "why": "3 in the figures of budgets"}],
+    }  # fmt: skip
+    signed_in.on("POST", "/workspaces/demo/purge", (200, begun))
+    signed_in.on("POST", "/workspaces/w1/purge", (200, begun), (200, gone))  # its name may be somebody else's by then
+    assert run("purge", "demo", stdin="n\n").exit_code == 1
+    assert signed_in.asked == []
+    shown = run("purge", "demo", stdin="y\n")
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["removed", "files:", "12", "(4", "MiB)"],
+        ["kept", "launches:", "3", "in", "the", "figures", "of", "budgets"],
+    ]
+    assert json.loads(run("purge", "w1", "--yes", "--json").stdout)["state"] == "purged"
+
+
+def test_a_workspace_is_handed_over(signed_in: Service) -> None:
+    signed_in.on("POST", "/workspaces/demo/transfer", (200, ZOE))
+    assert run("transfer", "demo", "zoe").stdout.strip() == "zoe is owner of demo."
+    run("transfer", "demo", "--group", "team")
+    assert [body for _, _, body in asked(signed_in)] == [{"user": "zoe"}, {"group": "team"}]
+    for arguments in (("transfer", "demo"), ("transfer", "demo", "zoe", "--group", "team")):
+        shown = run(*arguments)
+        assert (shown.exit_code, len(asked(signed_in))) == (2, 2)
+        assert "one of them" in shown.stderr
+
+
+def test_a_colleague_is_invited_and_accepts(signed_in: Service) -> None:
+    signed_in.on("POST", "/workspaces/demo/invitations", (201, INVITATION))
+    signed_in.on("GET", "/invitations", (200, {"invitations": [INVITATION]}))
+    signed_in.on("GET", "/workspaces/demo/invitations", (200, {"invitations": [INVITATION]}))
+    signed_in.on("POST", "/invitations/i1/accept", (200, ZOE | {"role": "viewer"}))
+    signed_in.on("DELETE", "/invitations/i1", (200, {}))
+    signed_in.on("DELETE", "/workspaces/demo/invitations/i1", (200, {}))
+    assert run("invite", "demo", "zoe", "--role", "viewer").stdout.startswith("zoe may become viewer of demo until")
+    assert asked(signed_in)[0][2] == {"user": "zoe", "role": "viewer"}
+    assert "i1" in run("invitations", "list").stdout
+    assert json.loads(run("invitations", "list", "-w", "demo", "--json").stdout)[0]["user"] == "zoe"
+    assert "viewer" in run("invitations", "accept", "i1").stdout
+    run("invitations", "decline", "i1")
+    run("invitations", "decline", "i1", "-w", "demo")
+    assert [path for method, path, _ in asked(signed_in) if method == "DELETE"] == [
+        "/invitations/i1",
+        "/workspaces/demo/invitations/i1",
+    ]
+
+
+def test_a_member_goes_at_once(signed_in: Service) -> None:
+    signed_in.on("PUT", "/workspaces/demo/members?now=1", (200, ZOE | {"role": "viewer"}))
+    signed_in.on("DELETE", "/workspaces/demo/members/user/zoe?now=1", (200, {}))
+    assert run("access", "demo", "--user", "zoe", "--role", "viewer", "--now").exit_code == 0
+    assert run("revoke", "demo", "zoe", "--now").exit_code == 0
+
+
+def test_usage_is_shown(signed_in: Service) -> None:
+    point = {"at": "2026-01-01T00:00:00Z", "seconds": 30, "cpu": 0.75, "memory": 1024**3, "memory_peak": 1024**3}
+    one = {
+        "session_id": "l1", "user": "ann", "server_name": "demo", "workspace": "demo", "status": "running",
+        "resources": {"cpu": 2, "memory": 4 * 1024**3}, "latest": {**point, "busy": 1},
+    }  # fmt: skip
+    other = {**one, "session_id": "l2", "latest": None, "ends_at": "2026-01-01T00:00:00Z", "ends_reason": "idle"}
+    used = {"workspace": "demo", "storage_used": 1024**2, "storage_limit": 1024**3, "launches": [one, other]}
+    signed_in.on("GET", "/workspaces/demo/usage", (200, {**used, "month": {"cpu": 1.25, "gpu": 0}}))
+    printed = run("stats", "demo").stdout
+    assert "files 1 MiB of 1 GiB; this month 1.2 cpu hours, 0.0 gpu hours" in printed
+    assert "0.75 of 2" in printed and "1 GiB of 4 GiB" in printed and "idle" in printed
+    assert json.loads(run("stats", "demo", "--json").stdout)["launches"][1]["ends_reason"] == "idle"
+
+
+def test_an_idle_server_is_kept(signed_in: Service) -> None:
+    signed_in.on("POST", "/launches/l1/keep", (200, {"notices": []}))
+    assert run("keep", "l1").stdout.strip() == "It is kept running."
+
+
+def test_sections_of_a_workspace_are_changed(signed_in: Service) -> None:
+    signed_in.on("PATCH", "/workspaces/demo", (200, SHOWN))
+    WorkspaceManager().change_workspace("demo", packages=["numpy"], security=None)
+    assert asked(signed_in) == [("PATCH", "/workspaces/demo", {"packages": ["numpy"], "security": None})]
 
 
 def test_other_peoples_words_cannot_drive_the_terminal(signed_in: Service) -> None:

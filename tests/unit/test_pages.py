@@ -18,10 +18,14 @@ from tornado.web import Application, RequestHandler
 
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
+from maestro_core.invitations import Invitation, InvitationSpec
 from maestro_core.launches import LaunchStatus, LaunchView
+from maestro_core.lifecycle import PurgeReport, Removed
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
-from maestro_core.workspaces import LimitView, Member, MemberSpec, ServersShown, UserRef, WorkspaceView
+from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
+from maestro_core.workspace_settings import WorkspaceSettings
+from maestro_core.workspaces import LimitView, Member, MemberSpec, ServersShown, Transfer, UserRef, WorkspaceView
 from maestro_hub_services.workspaces.identity import ADMIN, MANAGE, USE, Caller, Identity
 from maestro_hub_services.workspaces.pages import Links, Site, page_routes
 from maestro_hub_services.workspaces.pages.base import security_headers
@@ -61,6 +65,23 @@ def quota(limit: str, level: str, shown: str, set_by: str | None = None, **value
     return QuotaView(level=level, limit=limit, shown=shown, set_by=set_by, **(known | values))
 
 
+def invitation(name: str, user: str, role: Role = Role.EDITOR) -> Invitation:
+    return Invitation(
+        invitation_id=f"i-{name}",
+        workspace=name,
+        user=user,
+        role=role,
+        invited_by="bob",
+        invited_at=NOW,
+        expires_at=datetime(2026, 12, 1, tzinfo=UTC),
+    )
+
+
+def sample(**values: Any) -> UsagePoint:
+    known = {"seconds": 30, "cpu": 0.75, "memory": 3 * 1024**3, "memory_peak": 3 * 1024**3, "busy": 1}
+    return UsagePoint(at=NOW, **(known | values))
+
+
 @dataclass
 class FakeDesk:
     """Answers from lists, refuses what it is told to refuse, and remembers what it was asked to do."""
@@ -76,6 +97,10 @@ class FakeDesk:
     done: list[tuple[Any, ...]] = field(default_factory=list)
     figures: list[QuotaView] = field(default_factory=list)
     near_ones: list[NearView] = field(default_factory=list)
+    archived_ones: list[WorkspaceView] = field(default_factory=list)
+    used: WorkspaceUsage = field(default_factory=lambda: WorkspaceUsage(workspace="demo"))
+    sampled: dict[str, UsagePoint] = field(default_factory=dict)
+    invited: list[Invitation] = field(default_factory=list)
 
     def _do(self, *what: Any) -> None:
         if self.refusal is not None:
@@ -124,6 +149,44 @@ class FakeDesk:
     async def stop(self, session_id: str) -> LaunchView:
         self._do("stop", session_id)
         return launch("demo")
+
+    async def archived(self, *, everything: bool = False) -> list[WorkspaceView]:
+        return self.archived_ones
+
+    async def restore(self, name: str) -> None:
+        self._do("restore", name)
+
+    async def purge(self, name: str) -> PurgeReport:
+        self._do("purge", name)
+        files = Removed(what="files", count=12, bytes=2 * 1024**2)
+        return PurgeReport(workspace=name, workspace_id="w-1", state="purging", removed=(files,), left=("MLflow",))
+
+    async def transfer(self, name: str, to: Transfer) -> Member:
+        self._do("transfer", name, to.kind, to.name)
+        return Member(kind=to.kind, name=to.name, role=Role.OWNER, added_by="ann", added_at=NOW)
+
+    async def usage(self, name: str) -> WorkspaceUsage:
+        return self.used
+
+    async def samples(self) -> dict[str, UsagePoint]:
+        return self.sampled
+
+    async def invitations(self, name: str | None = None) -> list[Invitation]:
+        return [one for one in self.invited if name is None or one.workspace == name]
+
+    async def invite(self, name: str, spec: InvitationSpec) -> Invitation:
+        self._do("invite", name, spec.user, spec.role)
+        return invitation(name, spec.user)
+
+    async def withdraw(self, name: str, invitation_id: str) -> None:
+        self._do("withdraw", name, invitation_id)
+
+    async def accept(self, invitation_id: str) -> Member:
+        self._do("accept", invitation_id)
+        return Member(kind="user", name="ann", role=Role.EDITOR, added_by="bob", added_at=NOW)
+
+    async def decline(self, invitation_id: str) -> None:
+        self._do("decline", invitation_id)
 
     async def quotas(self) -> list[QuotaView]:
         return self.figures
@@ -300,6 +363,13 @@ async def test_a_session_that_may_not_manage_sends_no_form(world: World) -> None
         "w/demo/members",
         "w/demo/members/remove",
         "w/demo/archive",
+        "w/demo/restore",
+        "w/demo/purge",
+        "w/demo/transfer",
+        "w/demo/invitations",
+        "w/demo/invitations/withdraw",
+        "invitations/accept",
+        "invitations/decline",
         "stop/l-demo",
         "admin/quotas",
         "admin/quotas/remove",
@@ -670,3 +740,138 @@ async def test_bytes_that_are_no_text_are_refused(world: World) -> None:
 
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+# Invitations, handing over, usage, the end of a workspace
+
+
+async def test_an_invitation_is_offered_on_the_first_page(world: World) -> None:
+    world.desk.invited = [invitation("lab", "ann")]
+    browser = await world.sign_in()
+    await browser.get()
+    assert "bob invites you to lab as editor, until 2026-12-01." in browser.text()
+    await browser.send("invitations/accept")
+    assert world.desk.done == [("accept", "i-lab")]
+    assert "You are editor now." in browser.text()
+    await browser.send("invitations/decline")
+    assert world.desk.done[-1] == ("decline", "i-lab")
+
+
+async def test_who_is_unknown_can_be_invited_where_they_were_refused(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    assert browser.page.find("form", action=f"{PREFIX}w/demo/invitations") is None
+    world.desk.refusal = MaestroError("unknown_user", "The Hub does not know a user 'zoe'; they sign up first.")
+    forms = browser.page.find_all("form", action=f"{PREFIX}w/demo/members")
+    hidden = {tag["name"]: tag["value"] for tag in forms[-1].find_all("input", type="hidden")}
+    answer = await browser.client.post(
+        f"{PREFIX}w/demo/members", data={**hidden, "kind": "user", "name": "zoe", "role": "viewer"}
+    )
+    browser.page = BeautifulSoup(answer.text, "html.parser")
+    assert answer.status_code == 404
+    world.desk.refusal = None
+    await browser.send("w/demo/invitations")
+    assert world.desk.done == [("invite", "demo", "zoe", Role.VIEWER)]
+    assert "they sign up under that name" in browser.text()
+
+
+async def test_open_invitations_are_for_owners_to_see_and_withdraw(world: World) -> None:
+    world.desk.invited = [invitation("demo", HOSTILE)]
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    assert browser.page.find("script", string=True) is None
+    await browser.send("w/demo/invitations/withdraw")
+    assert world.desk.done == [("withdraw", "demo", "i-demo")]
+    world.desk.views = [workspace("demo", Role.EDITOR)]
+    await browser.get("w/demo")
+    assert "Invited" not in browser.text()
+
+
+async def test_an_owner_hands_over(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    await browser.send("w/demo/transfer", kind="group", name="team")
+    assert world.desk.done == [("transfer", "demo", "group", "team")]
+    assert "team is owner of demo now" in browser.text()
+
+
+async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World) -> None:
+    launches = [
+        LaunchUsage(
+            session_id="l-1", user="bob", server_name="demo", workspace="demo", status="running",
+            resources=Resources(cpu=2, memory="4Gi"), latest=sample(), ends_at=NOW, ends_reason="bob is no member",
+        ),
+        LaunchUsage(
+            session_id="l-2", user="eve", server_name="", workspace="demo", status="reserved", resources=Resources(),
+        ),
+    ]  # fmt: skip
+    world.desk.used = WorkspaceUsage(
+        workspace="demo", storage_used=5 * 1024**3, storage_limit=10 * 1024**3, launches=tuple(launches)
+    )
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    text = browser.text()
+    assert "Files: 5 GiB of 10 GiB" in text
+    assert "0.75 of 2" in text and "3 GiB of 4 GiB" in text
+    assert "bob is no member (00:00 UTC)" in text
+    assert [form["action"] for form in browser.page.find_all("form") if "/stop/" in form["action"]] == [
+        f"{PREFIX}stop/l-1"
+    ]
+    await browser.send("stop/l-1")
+    assert world.desk.done == [("stop", "l-1")]
+
+
+async def test_what_a_workspace_is_set_up_with_is_shown(world: World) -> None:
+    settings = {
+        "resources": {"cpu": 4, "memory": "8g", "disk": "20g"},
+        "environment": {"python_version": "3.11", "MY_NOTE": HOSTILE},
+        "packages": ["numpy<3"],
+        "security": {"blocked_packages": ["aiohttp"]},
+    }
+    world.desk.views = [workspace("demo", settings=WorkspaceSettings.model_validate(settings))]
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    text = browser.text()
+    for shown in ("4 cpu, 8 GiB; disk 20 GiB", "3.11", "numpy<3", "aiohttp"):
+        assert shown in text
+    assert browser.page.find("img", src="x") is None
+
+
+async def test_archived_workspaces_are_restored_and_purged_by_name(world: World) -> None:
+    when = {"archived_at": NOW, "purge_from": NOW}
+    world.desk.archived_ones = [workspace("old", **when)]
+    browser = await world.sign_in()
+    await browser.get()
+    await browser.send("w/old/purge", sure="another")
+    assert world.desk.done == []
+    await browser.send("w/old/purge", sure="old")
+    assert world.desk.done == [("purge", "old")]
+    assert "Removed: files: 12 (2 MiB). Left: MLflow." in browser.text()
+    await browser.send("w/old/restore")
+    assert world.desk.done[-1] == ("restore", "old")
+
+
+async def test_before_its_time_a_purge_is_not_offered(world: World) -> None:
+    later = datetime(2999, 1, 1, tzinfo=UTC)
+    world.desk.archived_ones = [workspace("old", archived_at=NOW, purge_from=later)]
+    browser = await world.sign_in()
+    await browser.get()
+    assert "from 2999-01-01 00:00 UTC on" in browser.text()
+    assert browser.page.find("form", action=f"{PREFIX}w/old/purge") is None
+
+
+async def test_the_admin_sees_what_servers_use_and_archives_what_is_empty(world: World) -> None:
+    world.desk.running = [launch("demo", started_at=NOW)]
+    world.desk.views = [workspace("demo"), workspace("empty")]
+    world.desk.sampled = {"l-demo": sample()}
+    world.desk.archived_ones = [workspace("old", archived_at=NOW, purge_from=NOW)]
+    browser = await world.sign_in("root", USE, MANAGE, ADMIN)
+    await browser.get("admin")
+    assert "0.75 of 2 cpu, 3 GiB of 4 GiB" in browser.text()
+    assert browser.page.find("form", action=f"{PREFIX}w/demo/archive") is None, "a server runs in it"
+    await browser.send("w/empty/archive")
+    assert world.desk.done == [("archive", "empty")]
+    assert "The workspace empty is archived." in browser.text()
+    await browser.get("admin")
+    await browser.send("w/old/restore")
+    assert world.desk.done[-1] == ("restore", "old")

@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers, quotas
+from . import handlers, lifecycle, quotas
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -33,6 +33,13 @@ _PAGES = (
     (f"w/{_NAME}/members", handlers.MembersForm),
     (f"w/{_NAME}/members/remove", handlers.RemoveMemberForm),
     (f"w/{_NAME}/archive", handlers.ArchiveForm),
+    (f"w/{_NAME}/restore", lifecycle.RestoreForm),
+    (f"w/{_NAME}/purge", lifecycle.PurgeForm),
+    (f"w/{_NAME}/transfer", lifecycle.TransferForm),
+    (f"w/{_NAME}/invitations", lifecycle.InviteForm),
+    (f"w/{_NAME}/invitations/withdraw", lifecycle.WithdrawForm),
+    ("invitations/accept", lifecycle.AcceptForm),
+    ("invitations/decline", lifecycle.DeclineForm),
     (f"stop/{_NAME}", handlers.StopForm),
     ("admin", handlers.AdminPage),
     ("admin/quotas", quotas.QuotasPage),

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
+from maestro_core.invitations import Invitation, InvitationSpec
 from maestro_core.launches import LaunchView
-from maestro_core.workspaces import LimitView, Member, MemberSpec, WorkspaceChange, WorkspaceSpec, WorkspaceView
+from maestro_core.lifecycle import PurgeReport
+from maestro_core.usage import UsagePoint, WorkspaceUsage
+from maestro_core.workspaces import (
+    LimitView,
+    Member,
+    MemberSpec,
+    Transfer,
+    WorkspaceChange,
+    WorkspaceSpec,
+    WorkspaceView,
+)
 
 from ..authority import Authority
-from ..domain import launches, launching, lifecycle, limits, members, near, quotas, workspaces
+from ..domain import (
+    invitations,
+    launches,
+    launching,
+    lifecycle,
+    limits,
+    members,
+    near,
+    ownership,
+    quotas,
+    usage,
+    workspaces,
+)
 from ..identity import Caller
 
 
@@ -35,6 +58,11 @@ class Desk:
     async def workspaces(self, *, everything: bool = False) -> Sequence[WorkspaceView]:
         """Mine, the personal one included; for an admin with ``everything`` all."""
         return (await workspaces.list_workspaces(self._authority, self._caller, everything=everything)).workspaces
+
+    async def archived(self, *, everything: bool = False) -> Sequence[WorkspaceView]:
+        """The archived ones of which I am owner; for an admin with ``everything`` all."""
+        found = await workspaces.list_workspaces(self._authority, self._caller, everything=everything, archived=True)
+        return found.workspaces
 
     async def workspace(self, name: str) -> WorkspaceView:
         """One of mine (an admin: any); ``unknown_workspace`` otherwise."""
@@ -71,6 +99,48 @@ class Desk:
     async def archive(self, name: str) -> None:
         """Archive a workspace."""
         await lifecycle.archive_workspace(self._authority, self._caller, name)
+
+    async def restore(self, name: str) -> None:
+        """Open an archived workspace again."""
+        await lifecycle.restore_workspace(self._authority, self._caller, name)
+
+    async def purge(self, name: str) -> PurgeReport:
+        """Remove an archived workspace for good."""
+        return await lifecycle.purge_workspace(self._authority, self._caller, name)
+
+    async def transfer(self, name: str, to: Transfer) -> Member:
+        """Make somebody else owner in my place."""
+        return await ownership.transfer(self._authority, self._caller, name, to)
+
+    async def usage(self, name: str) -> WorkspaceUsage:
+        """What a workspace uses, with its servers."""
+        return await usage.workspace_usage(self._authority, self._caller, name)
+
+    async def samples(self) -> Mapping[str, UsagePoint]:
+        """The last sample of everything that runs, by session id (admins)."""
+        return await usage.latest_samples(self._authority, self._caller)
+
+    async def invitations(self, name: str | None = None) -> Sequence[Invitation]:
+        """Those for me; with a workspace those that its owners made."""
+        if name is None:
+            return (await invitations.list_mine(self._authority, self._caller)).invitations
+        return (await invitations.list_of_workspace(self._authority, self._caller, name)).invitations
+
+    async def invite(self, name: str, spec: InvitationSpec) -> Invitation:
+        """Invite somebody whom the Hub does not know yet."""
+        return await invitations.invite(self._authority, self._caller, name, spec)
+
+    async def withdraw(self, name: str, invitation_id: str) -> None:
+        """Take an invitation back."""
+        await invitations.withdraw(self._authority, self._caller, name, invitation_id)
+
+    async def accept(self, invitation_id: str) -> Member:
+        """Become a member."""
+        return await invitations.accept(self._authority, self._caller, invitation_id)
+
+    async def decline(self, invitation_id: str) -> None:
+        """Say no."""
+        await invitations.decline(self._authority, self._caller, invitation_id)
 
     async def stop(self, session_id: str) -> LaunchView:
         """Stop one of my servers (an admin: anybody's)."""

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from maestro_core.errors import MaestroError
+from maestro_core.invitations import Invitation
 from maestro_core.models import read_model
 from maestro_core.names import NAME_RULE
-from maestro_core.roles import Role
-from maestro_core.workspaces import MAX_DESCRIPTION, LimitView, MemberSpec, WorkspaceChange, WorkspaceSpec
+from maestro_core.roles import Role, may
+from maestro_core.workspaces import (
+    MAX_DESCRIPTION,
+    LimitView,
+    MemberSpec,
+    WorkspaceChange,
+    WorkspaceSpec,
+    WorkspaceView,
+)
 
 from ..identity import ADMIN
 from . import views
@@ -58,9 +66,12 @@ class LandingPage(CardsPage):
         self.say(f"The workspace {made.name} is yours: open it, or add members.", self.links.workspace(made.name))
 
     async def _landing(self, draft: dict[str, Any], status: int = 200) -> None:
+        invitations, archived = await asyncio.gather(self.desk.invitations(), self.desk.archived())
         self.show(
             "workspaces",
             status,
+            invitations=views.invitations(invitations),
+            archived=views.archived(archived),
             draft=draft,
             name_rule=NAME_RULE[0].upper() + NAME_RULE[1:],
             max_description=MAX_DESCRIPTION,
@@ -78,22 +89,35 @@ class WorkspacePage(Page):
     async def workspace(self, name: str, status: int = 200, **drafts: dict[str, Any]) -> None:
         """Show the page, with what was typed and refused."""
         view = await self.desk.workspace(name)
-        members, limits, launches = await asyncio.gather(
-            self.desk.members(view.name), self._limits(view.name), self.desk.launches()
+        members, limits, launches, usage, invitations = await asyncio.gather(
+            self.desk.members(view.name),
+            self._limits(view.name),
+            self.desk.launches(),
+            self.desk.usage(view.name),
+            self._invitations(view),
         )
+        page = views.workspace_page(view, launches, members, limits, self.me, self.links)
         shown = {
             "about": {"description": view.description, "problem": None},
             "members": {"problem": None},
-            "member": {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": None},
+            "member": {"kind": "user", "name": "", "role": Role.EDITOR.value, "problem": None, "invite": False},
         } | drafts
         self.show(
             "workspace",
             status,
-            page=views.workspace_page(view, launches, members, limits, self.me, self.links),
+            page=page,
+            set_up=views.set_up(view),
+            usage=views.usage(usage, page.may_manage),
+            invitations=views.invitations(invitations),
             drafts=shown,
             roles=ROLES,
             max_description=MAX_DESCRIPTION,
         )
+
+    async def _invitations(self, view: WorkspaceView) -> Sequence[Invitation]:
+        """For those who may manage members; others see none."""
+        owner = not view.personal and (may(view.role, "manage_members") or self.me.admin)
+        return await self.desk.invitations(view.name) if owner else ()
 
     async def _limits(self, name: str) -> Sequence[LimitView] | MaestroError:
         try:
@@ -126,7 +150,8 @@ class MembersForm(WorkspacePage):
             put = await self.desk.put_member(name, read_model(MemberSpec, {_kind(kind): member, "role": role}))
         except MaestroError as error:
             if self.field("adding"):
-                draft = {"kind": kind, "name": member, "role": role, "problem": error.message}
+                unknown = error.code == "unknown_user"
+                draft = {"kind": kind, "name": member, "role": role, "problem": error.message, "invite": unknown}
                 await self.workspace(name, error.status, member=draft)
             else:
                 await self.workspace(name, error.status, members={"problem": error.message})
@@ -157,8 +182,13 @@ class ArchiveForm(Page):
         if self.field("sure") != name:
             self.say("Tick the box to archive the workspace.", self.links.workspace(name), good=False)
             return
-        await self.desk.archive(name)
-        self.say(f"The workspace {name} is archived.", self.links.home)
+        try:
+            await self.desk.archive(name)
+        except MaestroError as error:  # servers run in it
+            self.say(error.message, self.links.workspace(name), good=False)
+            return
+        back = self.links.admin if self.field("back") == "admin" and self.me.admin else self.links.home
+        self.say(f"The workspace {name} is archived.", back)
 
 
 class StopForm(Page):
@@ -189,11 +219,21 @@ class AdminPage(Page):
 
     async def get(self) -> None:
         """The three tables."""
-        workspaces, launches = await asyncio.gather(
-            self.desk.workspaces(everything=True), self.desk.launches(everything=True)
+        workspaces, archived, launches, samples = await asyncio.gather(
+            self.desk.workspaces(everything=True),
+            self.desk.archived(everything=True),
+            self.desk.launches(everything=True),
+            self.desk.samples(),
         )
-        rows, servers = views.admin_rows(workspaces, launches, self.links)
-        self.show("admin", here="maestro-admin", workspaces=rows, servers=servers, policy=self.desk.policy())
+        rows, servers = views.admin_rows(workspaces, launches, self.links, samples)
+        self.show(
+            "admin",
+            here="maestro-admin",
+            workspaces=rows,
+            archived=views.archived(archived),
+            servers=servers,
+            policy=self.desk.policy(),
+        )
 
 
 def _kind(text: str) -> Literal["user", "group"]:

@@ -102,6 +102,36 @@ class Links:
         """Where a workspace is archived."""
         return f"{self.workspace(name)}/archive"
 
+    def restore(self, name: str) -> str:
+        """Where an archived workspace is opened again."""
+        return f"{self.workspace(name)}/restore"
+
+    def purge(self, name: str) -> str:
+        """Where an archived workspace is removed for good."""
+        return f"{self.workspace(name)}/purge"
+
+    def transfer(self, name: str) -> str:
+        """Where a workspace is handed over."""
+        return f"{self.workspace(name)}/transfer"
+
+    def invite(self, name: str) -> str:
+        """Where somebody is invited."""
+        return f"{self.workspace(name)}/invitations"
+
+    def withdraw(self, name: str) -> str:
+        """Where an invitation is withdrawn."""
+        return f"{self.workspace(name)}/invitations/withdraw"
+
+    @property
+    def accept(self) -> str:
+        """Where an invitation is accepted."""
+        return f"{self.prefix}invitations/accept"
+
+    @property
+    def decline(self) -> str:
+        """Where an invitation is declined."""
+        return f"{self.prefix}invitations/decline"
+
     def stop(self, session_id: str) -> str:
         """Where a server is stopped."""
         return f"{self.prefix}stop/{escape(session_id)}"

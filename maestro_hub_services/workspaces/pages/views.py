@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from maestro_core.errors import MaestroError
+from maestro_core.invitations import Invitation
 from maestro_core.launches import LaunchStatus, LaunchView
+from maestro_core.packages import RuleSpec
+from maestro_core.resources import Resources, show_cpu, show_memory
 from maestro_core.roles import Role, may
+from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
+from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_core.workspaces import LimitView, Member, ServersShown, WorkspaceView
 
 from .links import Links
@@ -70,6 +75,10 @@ class Server:
     resources: str
     since: Moment
     href: str
+    cpu: str = ""
+    memory: str = ""
+    hours: str = ""
+    ends: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,53 @@ class WorkspacePage:
     def may_leave(self) -> bool:
         """Whether the person is a member who may leave."""
         return any(member.may_leave for member in self.members)
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """A server of a workspace: who runs it, what it uses of what it was given, and why it will be stopped."""
+
+    id: str
+    user: str
+    label: str
+    status: Status
+    cpu: str
+    memory: str
+    busy: str
+    ends: str
+    may_end: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a workspace uses: a sentence about its files, one about its hours, and its servers."""
+
+    storage: str
+    hours: str
+    servers: tuple[UsageRow, ...]
+
+
+@dataclass(frozen=True)
+class InvitationRow:
+    """An open invitation."""
+
+    id: str
+    workspace: str
+    user: str
+    role: str
+    invited_by: str
+    until: str
+
+
+@dataclass(frozen=True)
+class ArchivedRow:
+    """An archived workspace; ``purge_from`` is empty when it may be purged now."""
+
+    name: str
+    since: Moment
+    created_by: str
+    purge_from: str
+    purging: bool
 
 
 @dataclass(frozen=True)
@@ -264,7 +320,10 @@ def workspace_page(
 
 
 def admin_rows(
-    views: Iterable[WorkspaceView], launches: Sequence[LaunchView], links: Links
+    views: Iterable[WorkspaceView],
+    launches: Sequence[LaunchView],
+    links: Links,
+    samples: Mapping[str, UsagePoint] | None = None,
 ) -> tuple[list[AdminRow], list[Server]]:
     """The admin page's two tables: every workspace by name, every server that runs or starts by user."""
     active = [launch for launch in launches if launch.status.active]
@@ -280,7 +339,110 @@ def admin_rows(
         )
         for view in sorted(views, key=lambda view: view.name)
     ]
-    return rows, [server(launch, links) for launch in sorted(active, key=lambda one: (one.user, one.server_name))]
+    ordered = sorted(active, key=lambda one: (one.user, one.server_name))
+    return rows, [_used(server(launch, links), launch, (samples or {}).get(launch.session_id)) for launch in ordered]
+
+
+def _used(row: Server, launch: LaunchView, sample: UsagePoint | None) -> Server:
+    """A server's row with what it uses, for how many hours it has run, and why it will be stopped."""
+    cpu, memory, _ = used_of(sample, launch.resources)
+    ran = datetime.now(UTC) - (launch.started_at or datetime.now(UTC))
+    ends = f"{launch.ends_reason} ({launch.ends_at:%H:%M} UTC)" if launch.ends_at is not None else ""
+    return replace(row, cpu=cpu, memory=memory, hours=f"{ran.total_seconds() / 3600:.1f}", ends=ends)
+
+
+def usage(found: WorkspaceUsage, may_end: bool) -> Usage:
+    """What a workspace uses.
+
+    Args:
+        may_end: whether the person is offered to end servers of members whose role is gone.
+    """
+    used = "not measured yet" if found.storage_used is None else show_memory(found.storage_used)
+    limit = "" if found.storage_limit is None else f" of {show_memory(found.storage_limit)}"
+    when = "" if found.storage_measured_at is None else f", {moment(found.storage_measured_at).words}"
+    return Usage(
+        storage=f"Files: {used}{limit}{when}",
+        hours=f"This month: {found.month.cpu:.1f} cpu hours, {found.month.gpu:.1f} GPU hours",
+        servers=tuple(_usage_row(one, may_end) for one in found.launches),
+    )
+
+
+def _usage_row(launch: LaunchUsage, may_end: bool) -> UsageRow:
+    cpu, memory, busy = used_of(launch.latest, launch.resources)
+    ends = ""
+    if launch.ends_at is not None:
+        ends = f"{launch.ends_reason} ({launch.ends_at:%H:%M} UTC)"
+    return UsageRow(
+        id=launch.session_id,
+        user=launch.user,
+        label=launch.server_name or "default server",
+        status=_STATUSES[LaunchStatus(launch.status)],
+        cpu=cpu,
+        memory=memory,
+        busy=busy,
+        ends=ends,
+        may_end=may_end and launch.ends_at is not None,
+    )
+
+
+def used_of(sample: UsagePoint | None, given: Resources) -> tuple[str, str, str]:
+    """cpu and memory, of what was given, and whether something works; dashes where nothing was heard yet."""
+    if sample is None:
+        return f"– of {show_cpu(given.cpu)}", f"– of {show_memory(given.memory)}", "–"
+    return (
+        f"{sample.cpu:.2f} of {show_cpu(given.cpu)}",
+        f"{show_memory(sample.memory)} of {show_memory(given.memory)}",
+        "yes" if sample.busy else "no",
+    )
+
+
+def invitations(found: Iterable[Invitation]) -> list[InvitationRow]:
+    """Open invitations as rows."""
+    return [
+        InvitationRow(
+            one.invitation_id, one.workspace, one.user, one.role.value, one.invited_by, f"{one.expires_at:%Y-%m-%d}"
+        )
+        for one in found
+    ]
+
+
+def archived(found: Iterable[WorkspaceView], now: datetime | None = None) -> list[ArchivedRow]:
+    """Archived workspaces as rows, by name."""
+    rows = []
+    for view in sorted(found, key=lambda view: view.name):
+        first = view.purge_from
+        waits = first is not None and first > (now or datetime.now(UTC))
+        rows.append(
+            ArchivedRow(
+                name=view.name,
+                since=moment(view.archived_at or view.created_at),
+                created_by=view.created_by,
+                purge_from=f"{first:%Y-%m-%d %H:%M} UTC" if first is not None and waits else "",
+                purging=view.purging,
+            )
+        )
+    return rows
+
+
+def set_up(view: WorkspaceView) -> list[tuple[str, str]]:
+    """What a workspace is set up with: titles and values, only what is set."""
+    settings = view.settings
+    environment = settings.environment
+    rows = {
+        "A server gets": settings.resources.show() if settings.resources else "",
+        "Python": (environment.python_version or "") if environment else "",
+        "Variables of kernels": ", ".join(f"{name}={value}" for name, value in settings.variables.items()),
+        "Packages asked for": ", ".join(settings.packages or ()),
+        "Packages held back": ", ".join(rule.package for rule in _rules(settings)),
+        "Notebook that opens": view.template or "",
+    }
+    return [(title, value) for title, value in rows.items() if value]
+
+
+def _rules(settings: WorkspaceSettings) -> list[RuleSpec]:
+    if settings.security is None:
+        return []
+    return [*(settings.security.blocked_packages or ()), *(settings.security.approval_required or ())]
 
 
 def _title(view: WorkspaceView) -> str:
