@@ -326,8 +326,8 @@ class Library:
         kept = self._listings.get(project)
         if kept is None or any(old is not new for old, new in zip(kept[0], pages, strict=True)):
             self._serial += 1
-            page = await asyncio.to_thread(merge, found)
-            kept = (pages, Listing(page, f"{id(self)}.{self._serial}"))
+            stamp = f"{id(self)}.{self._serial}"  # before anything is awaited: others count on meanwhile
+            kept = (pages, Listing(await asyncio.to_thread(merge, found), stamp))
             self._listings[project] = kept
         self._listings.move_to_end(project)
         while len(self._listings) > 512:

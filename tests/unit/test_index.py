@@ -146,6 +146,13 @@ class TestPage:
         assert (("data-future", "kept") in file.attributes) is (form == "html")
         assert (await room.get(file.url.partition(str(room.client.base_url).rstrip("/"))[2])).content == content
 
+    async def test_pages_asked_for_at_once_are_not_mixed_up(self, room: Room) -> None:
+        names = [f"small-{number}" for number in range(12)]
+        for name in names:
+            room.upstream.add(name, "1.0")
+        pages = await asyncio.gather(*(room.page(name) for name in names))
+        assert [page["name"] for page in pages] == names
+
     @pytest.mark.parametrize("spelling", ["Small_Thing", "small.thing", "SMALL-THING", "small-thing"])
     async def test_any_spelling_finds_the_project_without_a_redirect(self, room: Room, spelling: str) -> None:
         room.upstream.add("small-thing", "1.0")
