@@ -48,6 +48,7 @@ EVENTS: dict[str, EventKind] = {
         "An admin took back a quota of runtime: `maestro.yaml` counts again.", ("level", "name", "limit", "was")
     ),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
+    "advisories_imported": EventKind("An admin imported advisories about packages.", ("count", "malware", "removed")),
     "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),
 }
 

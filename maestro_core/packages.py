@@ -11,6 +11,7 @@ workspace's YAML), the service compiles them with the decisions that people took
 3. A block of any level holds: a narrower level cannot loosen it. Otherwise the narrowest level that says something
    wins.
 4. What no rule covers follows the preset: allowed (``open``, ``seed``) or held back for approval (``strict``).
+5. Known malware (:mod:`maestro_core.advisories`) is blocked before any of that, in every preset; no approval opens it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from .resources import parse_memory
 
@@ -343,6 +344,28 @@ class Channels(BaseModel):
     level: Level = "global"
 
 
+class Known(Protocol):
+    """One thing that is known against a package."""
+
+    @property
+    def id(self) -> str:
+        """Of the advisory (``MAL-...``)."""
+
+
+class Book(Protocol):
+    """What is known to be malware (:class:`maestro_core.advisories.Malware`)."""
+
+    @property
+    def revision(self) -> str:
+        """Changes with the content; empty when nothing is known."""
+
+    def about(self, name: str, version: str | None, channel: str) -> Known | None:
+        """What is known against a version, or against all (None)."""
+
+    def mentions(self, name: str, channel: str) -> bool:
+        """Whether anything is known against any version."""
+
+
 class CompiledPolicy(BaseModel):
     """What is in force for one workspace: the answer of ``GET /policy/packages?workspace=``.
 
@@ -351,17 +374,43 @@ class CompiledPolicy(BaseModel):
             whatever depends on the policy alone may be cached by it.
         workspace: the workspace's name, for sentences; empty when no rule is the workspace's.
         scan: names for the security scan alone (``os.system``).
+        malware: the revision of the known malware that counts; the book itself is asked for apart and brought by
+            :meth:`knowing`, since it is the same for all workspaces.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     revision: str = ""
+    malware: str = ""
     workspace: str = ""
     rules: tuple[Rule, ...] = ()
     fallback: Fallback = Fallback()
     channels: Channels = Channels()
     scan: tuple[str, ...] = ()
     index: IndexSettings = IndexSettings()
+    _book: Book | None = PrivateAttr(default=None)
+
+    def knowing(self, book: Book) -> CompiledPolicy:
+        """The same with the malware that it counts on.
+
+        Raises:
+            ValueError: another revision of it.
+        """
+        if book.revision != self.malware:
+            raise ValueError("this is another revision of the known malware")
+        policy = self.model_copy()
+        policy._book = book
+        return policy
+
+    def malware_in(self, name: str, version: str | None, channel: str = PYPI) -> Known | None:
+        """What is known against a version of a package (normal name); None as version: against all of them."""
+        return self._known.about(name, version, channel) if self.malware else None
+
+    @property
+    def _known(self) -> Book:
+        if self._book is None:
+            raise RuntimeError("this policy counts on known malware that nobody brought")  # never decide without
+        return self._book
 
     @cached_property
     def rules_by_name(self) -> dict[str, tuple[Rule, ...]]:
@@ -373,17 +422,19 @@ class CompiledPolicy(BaseModel):
 
     def rules_for(self, name: str, channel: str = PYPI) -> tuple[Rule, ...]:
         """The rules about a package (normal name) as it is called in a channel, of any version."""
-        names = (name, *_other_names(name, channel))
+        names = (name, *other_names(name, channel))
         rules = [rule for each in names for rule in self.rules_by_name.get(each, ())]
         return tuple(rule for rule in rules if rule.channel in (None, channel))
 
     def is_uniform(self, name: str, channel: str = PYPI) -> bool:
         """Whether every version of the package gets the same verdict."""
+        if self.malware and self._known.mentions(name, channel) and self.malware_in(name, None, channel) is None:
+            return False
         return not any(rule.specifier for rule in self.rules_for(name, channel))
 
 
 @lru_cache(maxsize=4096)
-def _other_names(name: str, channel: str) -> tuple[str, ...]:
+def other_names(name: str, channel: str) -> tuple[str, ...]:
     """What the other side calls the package that this channel calls ``name``.
 
     One way: a rule for ``torch`` is about conda's ``pytorch``, and not about a project on PyPI that took that name.
@@ -399,6 +450,7 @@ def compile_policy(
     *,
     workspace_name: str = "",
     decisions: Iterable[Rule] = (),
+    malware: Book | None = None,
 ) -> CompiledPolicy:
     """Put together what is in force in one workspace.
 
@@ -407,6 +459,7 @@ def compile_policy(
         workspace: the same of the workspace, if it has one.
         workspace_name: named in refusals by the workspace's own rules.
         decisions: rules of origin ``decision``, of either level, that count for this workspace.
+        malware: what is known to be malware.
     """
     policies: dict[Level, PackagePolicy] = {"global": everywhere.with_preset("open")}
     if workspace is not None:
@@ -418,6 +471,7 @@ def compile_policy(
     fallback, channels = _fallback(policies), _channels(policies)
     levels = {rule.level for rule in rules} | {fallback.level, channels.level}
     policy = CompiledPolicy(
+        malware=malware.revision if malware is not None else "",
         workspace=workspace_name if "workspace" in levels else "",
         rules=tuple(rules),
         fallback=fallback,
@@ -426,7 +480,8 @@ def compile_policy(
         index=everywhere.index,
     )
     digest = hashlib.sha256(policy.model_dump_json(exclude={"revision"}).encode()).hexdigest()
-    return policy.model_copy(update={"revision": digest[:16]})
+    policy = policy.model_copy(update={"revision": digest[:16]})
+    return policy if malware is None else policy.knowing(malware)
 
 
 def _rules_of(policy: PackagePolicy, level: Level) -> list[Rule]:
@@ -472,13 +527,16 @@ class Verdict:
 
     Attributes:
         reason: for whoever is refused: what, which rule, who set it, what to do. Empty when allowed.
-        rule: the rule that decided, as written; ``preset strict``, ``trusted_channels``, or empty for the open default.
+        rule: the rule that decided, as written; ``preset strict``, ``trusted_channels``, the id of an advisory about
+            malware, or empty for the open default.
+        malware: whether it is known malware, which nobody can allow.
     """
 
     action: Action
     reason: str = ""
     rule: str = ""
     level: Level = "global"
+    malware: bool = False
 
     @property
     def allowed(self) -> bool:
@@ -498,6 +556,8 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
         ValueError: if ``name`` names no package or ``channel`` no channel.
     """
     name, channel = normal_name(name), check_channel(channel)
+    if known := policy.malware_in(name, version, channel):
+        return _malware(known, name, version)
     about = policy.rules_for(name, channel)
     covering = [rule for rule in about if rule.covers(version, channel)]
     winners = [_winner([rule for rule in covering if rule.level == level]) for level in LEVELS]
@@ -516,6 +576,14 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     if policy.fallback.action is Action.ALLOW:
         return Verdict(Action.ALLOW)
     return _not_listed(policy, name, version, allowed)
+
+
+def _malware(known: Known, name: str, version: str | None) -> Verdict:
+    sentence = (
+        f"{_subject(name, version)} is blocked as known malware ({known.id}). Do not install it elsewhere "
+        "either; if it is installed somewhere, tell an admin of this Hub."
+    )
+    return Verdict(Action.BLOCK, sentence, known.id, malware=True)
 
 
 def _winner(rules: list[Rule]) -> Rule | None:

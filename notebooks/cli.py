@@ -6,15 +6,12 @@ Every command exits 0, or with the code of its refusal (docs/errors) and one sen
 from __future__ import annotations
 
 import functools
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from maestro_core import __version__
 from maestro_core.errors import MaestroError
@@ -22,6 +19,12 @@ from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_me
 from maestro_core.usage import LaunchUsage
 
 from .api import Api
+from .cli_security import advisories
+from .console import HERE, RefusalGroup, as_json
+from .console import err as _err
+from .console import print_json as _print_json
+from .console import say as _say
+from .console import table as _table
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace
 from .quotas import QuotaManager
@@ -29,27 +32,9 @@ from .settings import check_url, config_path, write_config
 from .workspaces import WorkspaceManager, read_workspace_file
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-# into a pipe or a file whole lines are written, so that programs can read them
-_out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 240)
-_err = Console(stderr=True, soft_wrap=True)
-
-#: what a command means when no workspace is named
-HERE = "[default: personal; inside a notebook its own]"
-as_json = click.option("--json", "json_", is_flag=True, help="Print JSON for a program instead of text.")
 
 
-class _Group(click.Group):
-    """Turns a refusal into one sentence and its exit code, whatever command raised it."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except MaestroError as error:
-            _err.print(f"Error: {error.message}", style="red", markup=False, highlight=False)
-            ctx.exit(error.kind.exit_code)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=RefusalGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="maestro")
 @click.option("--url", metavar="URL", help="The Hub's address [default: MAESTRO_URL, or that of 'maestro login'].")
 @click.pass_context
@@ -604,26 +589,8 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-def _say(text: str) -> None:
-    _out.print(text, markup=False, highlight=False)
-
-
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*[_plain(cell) for cell in row])
-    _out.print(table, markup=False)
-
-
-def _plain(text: str) -> str:
-    """A cell without terminal control codes: names and descriptions are other people's words (markup is off)."""
-    return "".join(char if char.isprintable() else " " for char in text)
+for _command in (advisories,):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

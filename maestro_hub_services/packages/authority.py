@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeGuard, TypeVar
 import httpx
 from pydantic import ValidationError
 
+from maestro_core.advisories import Malware
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
 
@@ -119,6 +120,8 @@ class Authority:
         )
         self._owners: _Answers[TokenOwner] = _Answers(clock)
         self._policies: _Answers[CompiledPolicy] = _Answers(clock)
+        self._malware: dict[str, asyncio.Task[Malware]] = {}
+        self._book = Malware()
 
     async def close(self) -> None:
         """End the connections."""
@@ -158,8 +161,28 @@ class Authority:
         if response.status_code == 304 and last is not None:
             return last
         policy = _read(CompiledPolicy, response)
+        if policy.malware:
+            policy = policy.knowing(await self._known_malware(policy.malware))
         # The same revision is the same policy: keeping the object keeps what was computed on it.
         return last if last is not None and last == policy else policy
+
+    async def _known_malware(self, revision: str) -> Malware:
+        """The book that a policy counts on; it is the same for all workspaces, and asked for when it has changed.
+
+        Raises:
+            MaestroError: ``service_unavailable``, also while the service is between two books.
+        """
+        if self._book.revision != revision:
+            book = await shared(self._malware, revision, self._ask_malware)
+            if book.revision != revision:
+                raise _away()
+            self._book = book
+        return self._book
+
+    async def _ask_malware(self) -> Malware:
+        response = await self._send("GET", "/policy/malware")
+        # ten thousand models are not read on the loop
+        return await asyncio.to_thread(_read, Malware, response)
 
     async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
         try:

@@ -19,6 +19,7 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from .advisories import AdvisoryRepository
 from .charges import ChargeRepository
 from .clock import StepWatch
 from .events import EventRepository
@@ -50,6 +51,7 @@ class Unit:
         self.quotas = QuotaRepository(connection)
         self.charges = ChargeRepository(connection)
         self.invitations = InvitationRepository(connection)
+        self.advisories = AdvisoryRepository(connection)
         self.usage = UsageRepository(connection)
 
 

@@ -259,3 +259,18 @@ charge = Table(
     Index("ix_charge_workspace_id_ended", "workspace_id", "ended"),
     Index("ix_charge_ended", "ended"),
 )
+
+#: advisories about packages, as admins imported them (maestro_core.advisories)
+advisory = Table(
+    "advisory",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("package", String(200), primary_key=True),
+    Column("malware", Boolean, nullable=False),
+    Column("modified", String(40), nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("import_id", String(32), nullable=False),  # of the import that brought it last
+    Column("imported_at", Moment, nullable=False),
+    Index("ix_advisory_package", "package"),
+    Index("ix_advisory_malware", "malware"),
+)

@@ -19,6 +19,7 @@ from maestro_hub_services.settings import Settings, SettingsError, load_settings
 from maestro_hub_services.store import Store, StoreLocked
 
 from .authority import Authority
+from .domain.advisories import load_malware
 from .domain.reconcile import reconcile_for_ever
 from .domain.usage import flush
 from .hub import Hub
@@ -60,7 +61,9 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         tokens = IndexTokens(ensure_key(state, "index_token"))
         nodes = make_nodes(settings)
         stack.push_async_callback(nodes.close)
-        yield Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes)
+        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes)
+        await load_malware(authority)
+        yield authority
 
 
 def make_app(authority: Authority, identity: Identity, cookie_secret: str) -> Application:

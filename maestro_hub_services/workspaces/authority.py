@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from maestro_core.advisories import Malware
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import Store
 
@@ -20,6 +21,13 @@ from .templates import Templates
 from .volumes import Volumes
 
 
+@dataclass
+class KnownMalware:
+    """Holds the book that counts; another takes its place after an import."""
+
+    book: Malware = field(default_factory=Malware)
+
+
 @dataclass(frozen=True)
 class Authority:
     """The parts of the service.
@@ -30,6 +38,7 @@ class Authority:
         nodes: where servers are placed, if on a cluster.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
         samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
+        malware: what is known to be malware, as the last import left it.
         purges: those that are being carried out, by workspace id.
     """
 
@@ -45,4 +54,5 @@ class Authority:
     leftovers: Leftovers = field(default_factory=Leftovers)
     samples: Samples = field(default_factory=Samples)
     bell: Bell = field(default_factory=Bell)
+    malware: KnownMalware = field(default_factory=KnownMalware)
     purges: dict[str, asyncio.Task[None]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from maestro_core.advisories import AdvisoryStatus
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearList, QuotaList, QuotaView
 from maestro_core.idle import IdleAnswer
@@ -21,6 +22,7 @@ from maestro_hub_services.store.clock import now
 
 from .domain import (
     admission,
+    advisories,
     forms,
     idle,
     invitations,
@@ -246,6 +248,19 @@ async def tracking_removed(call: Call) -> None:
 async def package_policy(call: Call) -> Answer:
     policy = await packages.package_policy(call.authority, call.query.get("workspace"))
     return Answer(policy, etag=policy.revision)
+
+
+async def known_malware(call: Call) -> Answer:
+    book = call.authority.malware.book
+    return Answer(book, etag=book.revision or "none")
+
+
+async def advisory_status(call: Call) -> AdvisoryStatus:
+    return await advisories.status(call.authority)
+
+
+async def take_advisories(call: Call) -> AdvisoryStatus:
+    return await advisories.take(call.authority, call.caller, call.body)
 
 
 async def token_owner(call: Call) -> TokenOwner:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tornado.web import RequestHandler
 
+from maestro_core.advisories import AdvisoryBatch, AdvisoryStatus, Malware
 from maestro_core.figures import NearList, QuotaList, QuotaSpec, QuotaView
 from maestro_core.idle import IdleAnswer, IdleQuestion
 from maestro_core.invitations import Invitation, InvitationList, InvitationSpec
@@ -137,6 +138,11 @@ ROUTES: tuple[Route, ...] = (
           TrackingRemoved, statuses=(204,)),
     Route("GET", "/policy/packages", POLICY, do.package_policy, CompiledPolicy,
           "Index: the package policy of a workspace", query=_POLICY_OF),
+    Route("GET", "/policy/malware", POLICY, do.known_malware, Malware, "Index: what is known to be malware"),
+    Route("GET", "/advisories", USE, do.advisory_status, AdvisoryStatus,
+          "How many advisories about packages are known, and how old they are"),
+    Route("POST", "/advisories", ADMIN, do.take_advisories, AdvisoryStatus,
+          "Bring in a part of an import; after the `last` one, only what the import named is known", AdvisoryBatch),
     Route("POST", "/policy/tokens", POLICY, do.token_owner, TokenOwner, "Index: whose token this is", TokenQuestion),
 )  # fmt: skip
 

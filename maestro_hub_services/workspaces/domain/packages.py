@@ -25,7 +25,7 @@ async def package_policy(authority: Authority, workspace: str | None) -> Compile
                 "unknown_workspace", f"There is no workspace {workspace[:40]!r}.", {"workspace": workspace[:40]}
             )
     own = WorkspaceSettings.read(found.settings).security if found is not None else None
-    return compile_policy(policy.packages, own, workspace_name=workspace or "")
+    return compile_policy(policy.packages, own, workspace_name=workspace or "", malware=authority.malware.book)
 
 
 async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwner:
