@@ -17,6 +17,7 @@ workspace's YAML), the service compiles them with the decisions that people took
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,17 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
+from .errors import MaestroError
 from .resources import parse_memory
 
 #: the channel of Python's own packages; every other channel is conda's
@@ -213,6 +223,7 @@ class PackagePolicy(BaseModel):
             the security scan too.
         approval_required: held back until somebody approves.
         allowlist: allowed without asking.
+        startup_blocked_packages: what an image may not contain when a server starts; left out, the blocked packages.
         index: where the index takes packages from; counts in ``maestro.yaml`` only.
     """
 
@@ -223,6 +234,7 @@ class PackagePolicy(BaseModel):
     blocked_packages: RuleSpecs | None = None
     approval_required: RuleSpecs | None = None
     allowlist: RuleSpecs | None = None
+    startup_blocked_packages: RuleSpecs | None = None
     index: IndexSettings = IndexSettings()
 
     @field_validator("trusted_channels")
@@ -237,6 +249,37 @@ class PackagePolicy(BaseModel):
             return self
         written = {key: getattr(self, key) for key in type(self).model_fields if getattr(self, key) is not None}
         return _PRESETS[name].model_copy(update=written)
+
+
+#: variables of the service's environment -> the list of ``maestro.yaml`` that they stand for
+OVERRIDES = {
+    "FETCHML_JUPYTER_BLOCKED_PACKAGES": "blocked_packages",
+    "FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES": "startup_blocked_packages",
+}
+#: a comma that does not stand between two conditions on versions (``numpy>=1,<2``)
+_BETWEEN_ENTRIES = re.compile(r",(?!\s*[<>=!~])")
+
+
+def overridden(policy: PackagePolicy, environment: Mapping[str, str]) -> PackagePolicy:
+    """The global policy with the lists that the service's environment sets: names with commas, or ``off`` for none.
+
+    Args:
+        environment: the variables of :data:`OVERRIDES`; one that is missing or empty changes nothing.
+
+    Raises:
+        MaestroError: ``invalid_policy``, naming the variable and the entry that is no rule.
+    """
+    lists = {}
+    for variable, key in OVERRIDES.items():
+        text = environment.get(variable, "").strip()
+        if text:
+            entries = [] if text.lower() == "off" else _BETWEEN_ENTRIES.split(text)
+            try:
+                lists[key] = tuple(RuleSpec(package=entry) for entry in entries if entry.strip())
+            except ValidationError as error:
+                why = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise MaestroError("invalid_policy", f"{variable}: {why}.", {"field": variable}) from None
+    return policy.model_copy(update=lists)
 
 
 #: conda channels that are trusted where nobody says otherwise
@@ -376,6 +419,7 @@ class CompiledPolicy(BaseModel):
         scan: names for the security scan alone (``os.system``).
         malware: the revision of the known malware that counts; the book itself is asked for apart and brought by
             :meth:`knowing`, since it is the same for all workspaces.
+        startup: blocks for what an image contains when a server starts; None: the blocks among ``rules``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -387,6 +431,7 @@ class CompiledPolicy(BaseModel):
     fallback: Fallback = Fallback()
     channels: Channels = Channels()
     scan: tuple[str, ...] = ()
+    startup: tuple[Rule, ...] | None = None
     index: IndexSettings = IndexSettings()
     _book: Book | None = PrivateAttr(default=None)
 
@@ -469,7 +514,8 @@ def compile_policy(
     rules += [rule.model_copy(update={"origin": "decision"}) for rule in decisions]
     scan = {name for policy in policies.values() for name in _scan_names(policy)}
     fallback, channels = _fallback(policies), _channels(policies)
-    levels = {rule.level for rule in rules} | {fallback.level, channels.level}
+    startup = _startup_rules(policies)
+    levels = {rule.level for rule in (*rules, *(startup or ()))} | {fallback.level, channels.level}
     policy = CompiledPolicy(
         malware=malware.revision if malware is not None else "",
         workspace=workspace_name if "workspace" in levels else "",
@@ -477,6 +523,7 @@ def compile_policy(
         fallback=fallback,
         channels=channels,
         scan=tuple(sorted(scan)),
+        startup=startup,
         index=everywhere.index,
     )
     digest = hashlib.sha256(policy.model_dump_json(exclude={"revision"}).encode()).hexdigest()
@@ -490,14 +537,24 @@ def _rules_of(policy: PackagePolicy, level: Level) -> list[Rule]:
         (Action.ASK, policy.approval_required),
         (Action.ALLOW, policy.allowlist),
     )
-    rules = []
-    for action, specs in lists:
-        for spec in specs or ():
-            name, specifier, channel = parse_rule_text(spec.package)
-            rules.append(
-                Rule(name=name, specifier=specifier, channel=channel, action=action, level=level, reason=spec.reason)
-            )
-    return rules
+    return [_rule(spec, action, level) for action, specs in lists for spec in specs or ()]
+
+
+def _rule(spec: RuleSpec, action: Action, level: Level) -> Rule:
+    name, specifier, channel = parse_rule_text(spec.package)
+    return Rule(name=name, specifier=specifier, channel=channel, action=action, level=level, reason=spec.reason)
+
+
+def _startup_rules(policies: Mapping[Level, PackagePolicy]) -> tuple[Rule, ...] | None:
+    """Blocks for what an image contains; None where no level has a list of its own for that."""
+    if all(policy.startup_blocked_packages is None for policy in policies.values()):
+        return None
+    lists = {level: policy.startup_blocked_packages for level, policy in policies.items()}
+    return tuple(
+        _rule(spec, Action.BLOCK, level)
+        for level, policy in policies.items()
+        for spec in (policy.blocked_packages if lists[level] is None else lists[level]) or ()
+    )
 
 
 def _scan_names(policy: PackagePolicy) -> list[str]:
@@ -584,6 +641,21 @@ def _malware(known: Known, name: str, version: str | None) -> Verdict:
         "either; if it is installed somewhere, tell an admin of this Hub."
     )
     return Verdict(Action.BLOCK, sentence, known.id, malware=True)
+
+
+def startup_policy(policy: CompiledPolicy) -> CompiledPolicy:
+    """The policy for what an image already contains when a server starts, for :func:`decide`: blocked or allowed.
+
+    It is the list ``startup_blocked_packages`` where one is written, else what blocks installs; known malware always.
+    """
+    rules = policy.startup if policy.startup is not None else policy.rules
+    blocks = tuple(rule for rule in rules if rule.action is not Action.ASK)
+    found = CompiledPolicy(
+        revision=policy.revision, workspace=policy.workspace, malware=policy.malware, rules=blocks,
+        channels=policy.channels,
+    )  # fmt: skip
+    found._book = policy._book
+    return found
 
 
 def _winner(rules: list[Rule]) -> Rule | None:

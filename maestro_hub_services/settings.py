@@ -17,6 +17,8 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
                          claims of workspaces are made (the service's own namespace), and how (the cluster's default
                          class, ``10Gi``, ``ReadWriteMany``)
 ``MAESTRO_TRACKING``     ``off`` where the service ``tracking`` is not part of it: nothing of MLflow is waited for
+``FETCHML_JUPYTER_BLOCKED_PACKAGES``, ``FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES``  names with commas, or ``off``: they
+                         replace ``blocked_packages`` and ``startup_blocked_packages`` of ``maestro.yaml``
 ``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
 ``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
 ``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
@@ -30,6 +32,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
+
+from maestro_core.packages import OVERRIDES
 
 Provider = Literal["local", "kubernetes"]
 PROVIDERS: tuple[Provider, ...] = ("local", "kubernetes")
@@ -57,6 +61,7 @@ class Settings:
         hub_api_url, hub_api_token: the Hub's API, and this service's identity there. Secret, never shown.
         base_url: the Hub's prefix; ``prefix``: this service's.
         accounts_url: path of the accounts page, or empty.
+        package_lists: the variables that replace lists of packages in ``maestro.yaml``, where they are set.
         tracking: whether the service ``tracking`` is part of it.
     """
 
@@ -81,6 +86,7 @@ class Settings:
     storage_class: str = ""
     storage_size: str = ""
     access_mode: str = ""
+    package_lists: Mapping[str, str] = field(default_factory=dict)
     tracking: bool = True
 
     @classmethod
@@ -115,6 +121,7 @@ class Settings:
             mlflow_db=values.get("MAESTRO_MLFLOW_DB", ""),
             tracking=values.get("MAESTRO_TRACKING", "") != "off",
             mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
+            package_lists={name: text for name in OVERRIDES if (text := values.get(name, ""))},
         )
         values.refuse_missing()
         return settings

@@ -56,7 +56,7 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         stack.push_async_callback(hub.close)
         volumes = make_volumes(settings)
         stack.push_async_callback(volumes.close)
-        policy = PolicyFile(settings.policy, folder / "maestro.last-good.yaml")
+        policy = PolicyFile(settings.policy, folder / "maestro.last-good.yaml", settings.package_lists)
         await policy.reload(store)
         tokens = IndexTokens(ensure_key(state, "index_token"))
         nodes = make_nodes(settings)

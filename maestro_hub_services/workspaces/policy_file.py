@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from maestro_core.errors import MaestroError
+from maestro_core.packages import overridden
 from maestro_core.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from maestro_hub_services.store import Store
 
@@ -28,11 +30,13 @@ class PolicyFile:
     Args:
         path: ``maestro.yaml``.
         kept: where the last good text is kept.
+        environment: variables that stand for lists of packages (:data:`maestro_core.packages.OVERRIDES`).
     """
 
-    def __init__(self, path: Path, kept: Path) -> None:
+    def __init__(self, path: Path, kept: Path, environment: Mapping[str, str] | None = None) -> None:
         self._path = path
         self._kept = kept
+        self._environment = environment or {}
         self._seen: tuple[int, int, int] | None = None
         self._policy: Policy | None = None
         self.problem: MaestroError | None = None
@@ -84,7 +88,7 @@ class PolicyFile:
             return False
         try:
             text = self._text(self._path)
-            self._policy = parse_policy(text, self._path.name)
+            self._policy = self._parse(text, self._path)
         except OSError as error:
             return self._refuse(None, f"{self._path.name} cannot be read ({error.strerror}); let the service read it.")
         except UnicodeDecodeError:
@@ -97,6 +101,10 @@ class PolicyFile:
         self._keep(text)
         return True
 
+    def _parse(self, text: str, path: Path) -> Policy:
+        policy = parse_policy(text, path.name)
+        return policy.model_copy(update={"packages": overridden(policy.packages, self._environment)})
+
     def _text(self, path: Path) -> str:
         with path.open("rb") as file:
             return file.read(MAX_POLICY_BYTES + 1).decode("utf-8")
@@ -107,7 +115,7 @@ class PolicyFile:
         if self._policy is None:
             # there may be none, or one of another version: then nothing is in force
             with contextlib.suppress(OSError, UnicodeDecodeError, MaestroError):
-                self._policy = parse_policy(self._text(self._kept), self._kept.name)
+                self._policy = self._parse(self._text(self._kept), self._kept)
         return True
 
     def _keep(self, text: str) -> None:

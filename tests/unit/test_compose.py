@@ -224,6 +224,21 @@ def test_pods_reach_our_own_services_through_the_proxy(maestro: Installation, mo
     assert c.MaestroMixin.service_url == "http://127.0.0.1:8181/services/workspaces/api/v1/jupyter"
 
 
+def test_lists_of_packages_in_the_hubs_environment_reach_the_service(
+    maestro: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FETCHML_JUPYTER_BLOCKED_PACKAGES", "requests,httpx")
+    monkeypatch.setenv("FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES", "off")
+    told = Settings.from_environment(
+        services(composed(maestro))["workspaces"]["environment"]
+        | {"JUPYTERHUB_API_URL": "http://127.0.0.1:1", "JUPYTERHUB_API_TOKEN": "t", "JUPYTERHUB_SERVICE_PREFIX": "/s/"}
+    )
+    assert told.package_lists == {
+        "FETCHML_JUPYTER_BLOCKED_PACKAGES": "requests,httpx",
+        "FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES": "off",
+    }
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_hub_that_pods_cannot_call_is_refused(maestro: Installation, host: str) -> None:
     assert replace(maestro, host=host).hub_host == "127.0.0.1"

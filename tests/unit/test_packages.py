@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from maestro_core.clients import client_environment, client_files
 from maestro_core.errors import MaestroError
+from maestro_core.near_miss import POPULAR, near_miss
 from maestro_core.packages import (
     PAIRS,
     PYPI,
@@ -24,6 +25,8 @@ from maestro_core.packages import (
     compile_policy,
     decide,
     normal_name,
+    overridden,
+    startup_policy,
 )
 from maestro_core.policy import parse_policy
 
@@ -232,6 +235,73 @@ class TestYaml:
         compiled = compile_policy(parse_policy(text).packages)
         assert decide(compiled, "numpy", channel="company-internal").allowed
         assert CompiledPolicy.model_validate_json(compiled.model_dump_json()) == compiled
+
+
+class TestTheServicesEnvironment:
+    """The variables that the project began with stand for lists of ``maestro.yaml``."""
+
+    def rules(self, variables: dict[str, str], **section: Any) -> CompiledPolicy:
+        return compile_policy(overridden(PackagePolicy.model_validate(section), variables))
+
+    def test_a_list_replaces_the_blocked_packages(self) -> None:
+        rules = self.rules(
+            {"FETCHML_JUPYTER_BLOCKED_PACKAGES": "aiohttp, numpy>=1,<2,telnetlib"}, blocked_packages=["requests"]
+        )
+        assert decide(rules, "aiohttp").action is BLOCK and decide(rules, "telnetlib").action is BLOCK
+        assert decide(rules, "numpy", "1.5").action is BLOCK and decide(rules, "numpy", "2.0").allowed
+        assert decide(rules, "requests").allowed
+
+    def test_off_is_an_empty_list_and_nothing_is_no_change(self) -> None:
+        assert decide(self.rules({"FETCHML_JUPYTER_BLOCKED_PACKAGES": "off"}, preset="seed"), "requests").allowed
+        for nothing in ({}, {"FETCHML_JUPYTER_BLOCKED_PACKAGES": " "}):
+            assert decide(self.rules(nothing, preset="seed"), "requests").action is BLOCK
+
+    def test_installs_may_be_blocked_and_images_that_have_the_same_start(self) -> None:
+        rules = self.rules(
+            {
+                "FETCHML_JUPYTER_BLOCKED_PACKAGES": "requests,urllib3,httpx",
+                "FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES": "off",
+            }
+        )
+        assert decide(rules, "requests").action is BLOCK
+        assert decide(startup_policy(rules), "requests").allowed
+
+    def test_an_image_is_held_to_what_blocks_installs_or_to_a_list_of_its_own(self) -> None:
+        plain = self.rules({}, blocked_packages=["requests"], approval_required=["tensorflow"], preset="strict")
+        assert decide(startup_policy(plain), "requests").action is BLOCK
+        assert decide(startup_policy(plain), "tensorflow").allowed and decide(startup_policy(plain), "rich").allowed
+        own = self.rules({"FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES": "xmrig"}, blocked_packages=["requests"])
+        assert decide(startup_policy(own), "xmrig").action is BLOCK and decide(own, "xmrig").allowed
+        assert decide(startup_policy(own), "requests").allowed
+
+    def test_a_mistake_names_the_variable(self) -> None:
+        with pytest.raises(MaestroError, match="FETCHML_JUPYTER_BLOCKED_PACKAGES: 'a b' is no package name"):
+            self.rules({"FETCHML_JUPYTER_BLOCKED_PACKAGES": "requests,a b"})
+
+
+class TestNearMisses:
+    @pytest.mark.parametrize(
+        "written, meant",
+        [
+            ("reqeusts", "requests"), ("Request", "requests"), ("tenserflow", "tensorflow"), ("nunpy", "numpy"),
+            ("python-requests", "requests"), ("pandas_python", "pandas"), ("djang0", "django"), ("urlib3", "urllib3"),
+            ("py-torch", "torch"), ("pytorch", "torch"), ("sklearn", "scikit-learn"), ("scikitlearn", "scikit-learn"),
+            ("learn-scikit", "scikit-learn"), ("matplotlb", "matplotlib"), ("crypt0graphy", "cryptography"),
+        ],
+    )  # fmt: skip
+    def test_what_was_meant_comes_first(self, written: str, meant: str) -> None:
+        assert near_miss(written)[0] == meant
+
+    @pytest.mark.parametrize("name", ["requests", "Scikit_Learn", "torch", "acme-billing", "geopy", "xy"])
+    def test_popular_names_and_those_like_none_are_no_misses(self, name: str) -> None:
+        assert near_miss(name) == []
+
+    def test_the_names_that_are_compared_with_are_normal(self) -> None:
+        assert {normal_name(name) for name in POPULAR} == POPULAR
+
+    def test_look_alike_letters_are_refused_and_not_compared(self) -> None:
+        with pytest.raises(ValueError, match="only looks like"):
+            near_miss("rеquests")  # a Cyrillic е
 
 
 def parse_policy_section(text: str) -> CompiledPolicy:

@@ -176,6 +176,16 @@ class TestTheFile:
         assert again.current.quotas.everyone.max_concurrent_notebooks == 3
         assert again.problem is not None and "line 1" in again.problem.message
 
+    async def test_the_services_environment_stands_over_the_file(self, store: Store, path: Path) -> None:
+        kept = path.with_name("kept.yaml")
+        file = PolicyFile(path, kept, {"FETCHML_JUPYTER_BLOCKED_PACKAGES": "aiohttp"})
+        await file.reload(store)
+        assert [spec.package for spec in file.current.packages.blocked_packages or ()] == ["aiohttp"]
+        mistaken = PolicyFile(path, kept, {"FETCHML_JUPYTER_BLOCKED_PACKAGES": "numpy=1"})
+        await mistaken.reload(store)
+        with pytest.raises(MaestroError, match="FETCHML_JUPYTER_BLOCKED_PACKAGES: 'numpy=1' is no rule"):
+            _ = mistaken.current
+
     async def test_without_any_good_one_nothing_is_in_force(self, store: Store, path: Path) -> None:
         put(path, b"\xff\xfe")
         file = self.file(path)
