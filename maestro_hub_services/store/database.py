@@ -13,9 +13,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -28,12 +26,12 @@ from .launches import LaunchRepository
 from .members import MemberRepository
 from .migrate import upgrade
 from .quotas import QuotaRepository
+from .sqlite import sqlite_engine
 from .usage import UsageRepository
 from .workspaces import WorkspaceRepository
 
 #: any number that is ours alone in the database
 ADMISSION_KEY = 0x4D41455354524F  # "MAESTRO"
-BUSY_SECONDS = 10
 
 
 class StoreLocked(Exception):
@@ -144,23 +142,6 @@ def _take(path: Path) -> int:
 
 def _engine(url: str) -> AsyncEngine:
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
-    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-    sqlalchemy_event.listen(engine.sync_engine, "connect", _set_up_sqlite)
-    sqlalchemy_event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, record: Any) -> None:
-    # The driver's own BEGIN is deferred and late: without it we say when a transaction starts, and how.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # FULL: what was answered is on the disk, also when the power goes
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("maestro_begin", "BEGIN"))
+    if parsed.get_backend_name() == "sqlite":
+        return sqlite_engine(parsed)
+    return create_async_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
