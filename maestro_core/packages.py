@@ -97,6 +97,23 @@ def normal_name(text: object) -> str:
         raise ValueError(f"{shown!r} is no package name: a-z, 0-9, '-', '_' and '.' make one{hint}") from None
 
 
+def package_name(text: object, channel: str | None = PYPI) -> str:
+    """The one spelling of a package's name in a channel.
+
+    conda has names that begin with underscores (``_libgcc_mutex``); they stay, and no name of PyPI can be the same.
+
+    Args:
+        channel: None: any.
+
+    Raises:
+        ValueError: as :func:`normal_name`.
+    """
+    if channel == PYPI or not isinstance(text, str):
+        return normal_name(text)
+    rest = text.lstrip("_")
+    return "_" * (len(text) - len(rest)) + normal_name(rest)
+
+
 def _line(value: str) -> str:
     """One printable line: it travels in HTTP headers and terminals."""
     text = " ".join(value.split())
@@ -140,8 +157,10 @@ def parse_rule_text(text: str) -> tuple[str, str, str | None]:
         raise ValueError(f"{text[:60]!r}... is longer than {_TEXT_LIMIT} characters")
     channel, separator, rest = text.rpartition("::")
     channel = check_channel(channel) if separator else ""
+    bare = rest.strip().lstrip("_")
+    underscores = "" if channel == PYPI else rest.strip()[: len(rest.strip()) - len(bare)]
     try:
-        wanted = Requirement(rest)
+        wanted = Requirement(bare if underscores else rest)
     except InvalidRequirement:
         name = rest.strip()
         if not any(sign in name for sign in "=<>!~"):
@@ -150,7 +169,7 @@ def parse_rule_text(text: str) -> tuple[str, str, str | None]:
         raise ValueError(f"{text[:60]!r} is no rule; write a name, maybe with versions, like {example}") from None
     if wanted.url or wanted.extras or wanted.marker:
         raise ValueError(f"{text[:60]!r}: a rule is a name and versions, without address, extras and conditions")
-    return normal_name(wanted.name), str(wanted.specifier), channel or None
+    return underscores + normal_name(wanted.name), str(wanted.specifier), channel or None
 
 
 def check_channel(text: object) -> str:
@@ -161,7 +180,8 @@ def check_channel(text: object) -> str:
     """
     name = str(text).strip().lower()
     allowed = all(sign.isascii() and (sign.isalnum() or sign in "-_./") for sign in name)
-    if not name or len(name) > 100 or not allowed or name.startswith(("/", ".")):
+    parts = name.split("/")
+    if not name or len(name) > 100 or not allowed or any(not part or part.startswith(".") for part in parts):
         raise ValueError(f"{str(text)[:60]!r} is no channel name")
     return name
 
@@ -177,18 +197,28 @@ def _as_specs(value: Any) -> Any:
 RuleSpecs = Annotated[tuple[RuleSpec, ...], BeforeValidator(_as_specs)]
 
 
+def _check_address(address: object) -> None:
+    if not isinstance(address, str) or not address.startswith(("https://", "http://", "file:///")):
+        raise ValueError("an upstream is an address that starts with https://, http:// or file:///")
+
+
 class IndexSettings(BaseModel):
     """Where the package index takes packages from.
 
     Attributes:
         upstream: addresses of indexes (PEP 503 or 691), in order; empty means what pip on the machine of the
             index is configured to use, which is pip's own default when nothing is.
+        channel_alias: where conda channels lie that ``channels`` does not name; empty means what conda on the machine
+            of the index is configured to use.
+        channels: conda channels by name, each with its own address.
         cache: how much the index keeps on disk, in bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     upstream: tuple[str, ...] = ()
+    channel_alias: str = ""
+    channels: dict[str, str] = Field(default_factory=dict)
     cache: int = Field(default=10 * 1024**3, ge=0)
 
     @field_validator("upstream", mode="before")
@@ -200,9 +230,22 @@ class IndexSettings(BaseModel):
         if not isinstance(addresses, list | tuple):
             raise ValueError("an upstream is an address, or a list of them")
         for address in addresses:
-            if not isinstance(address, str) or not address.startswith(("https://", "http://", "file:///")):
-                raise ValueError("an upstream is an address that starts with https://, http:// or file:///")
+            _check_address(address)
         return addresses
+
+    @field_validator("channel_alias")
+    @classmethod
+    def _alias(cls, value: str) -> str:
+        if value:
+            _check_address(value)
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        for address in value.values():
+            _check_address(address)
+        return {check_channel(name): address for name, address in value.items()}
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -323,7 +366,7 @@ class Rule(BaseModel):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        return normal_name(value)
+        return package_name(value, None)
 
     @field_validator("specifier")
     @classmethod
@@ -612,7 +655,8 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     Raises:
         ValueError: if ``name`` names no package or ``channel`` no channel.
     """
-    name, channel = normal_name(name), check_channel(channel)
+    channel = check_channel(channel)
+    name = package_name(name, channel)
     if known := policy.malware_in(name, version, channel):
         return _malware(known, name, version)
     about = policy.rules_for(name, channel)

@@ -52,7 +52,14 @@ class Denials:
         self._by_launch: OrderedDict[str, deque[Denial]] = OrderedDict()
 
     def record(
-        self, launch: str, policy: CompiledPolicy, package: str, version: str | None, file: str, verdict: Verdict
+        self,
+        launch: str,
+        policy: CompiledPolicy,
+        package: str,
+        version: str | None,
+        file: str,
+        verdict: Verdict,
+        channel: str = PYPI,
     ) -> Denial:
         """Remember a refusal of one file."""
         kept = self._by_launch.setdefault(launch, deque(maxlen=_PER_LAUNCH))
@@ -66,7 +73,7 @@ class Denials:
             package=package,
             version=version,
             file=file,
-            channel=PYPI,
+            channel=channel,
             action=verdict.action.value,
             message=verdict.reason,
             rule=verdict.rule,

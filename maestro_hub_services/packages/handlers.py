@@ -15,9 +15,10 @@ from tornado import httputil, iostream, web
 from tornado.http1connection import HTTP1Connection
 
 from maestro_core.errors import MaestroError
-from maestro_core.packages import Action, CompiledPolicy, TokenOwner, Verdict, normal_name
+from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verdict, normal_name
 
-from .downloads import Delivery, Wanted, parse_range
+from .downloads import Delivery, Downloads, Wanted, parse_range
+from .http import HostCheck
 from .index import Index
 from .negotiation import CONTENT_TYPES, Form, choose_form, takes_gzip
 from .pages import File, Page
@@ -209,44 +210,40 @@ class ProjectHandler(IndexHandler):
     head = get
 
 
-class FileHandler(IndexHandler):
-    """``/files/<project>/<key>/<file>``: a file, or its ``.metadata`` and the like."""
+class DeliveryHandler(IndexHandler):
+    """What all files share: how one is sent, with ranges, and how one is refused."""
 
-    async def get(self, name: str, segment: str, filename: str) -> None:
-        owner, policy = await self.admitted()
-        page, _ = await self.listed(policy, self.project(name))
-        file, suffix = _find(page, filename)
-        if file is None:
-            raise web.HTTPError(404, reason=f"The project {page.name} has no file of that name.")
-        verdict = verdict_on(policy, page.name, file)
-        if not verdict.allowed:
-            self._deny(owner, policy, page, file, verdict)
-            return
-        if segment != file.key and not segment.startswith(REFUSED):
-            raise web.HTTPError(404, reason=f"The file {file.filename[:100]} has changed upstream; ask again.")
-        wanted = _wanted(file, suffix)
-        if wanted is None:
-            raise web.HTTPError(404, reason=f"Upstream has no {suffix} of that file.")
-        await self._send(policy, wanted)
-
-    head = get
-
-    def _deny(self, owner: TokenOwner, policy: CompiledPolicy, page: Page, file: File, verdict: Verdict) -> None:
-        self.index.denials.record(owner.launch_id, policy, page.name, file.version, file.filename, verdict)
-        _log.info("Refused %s to launch %s by policy %s", file.filename, owner.launch_id, policy.revision)
+    def deny(
+        self,
+        owner: TokenOwner,
+        policy: CompiledPolicy,
+        package: str,
+        version: str | None,
+        file: str,
+        verdict: Verdict,
+        channel: str = PYPI,
+    ) -> None:
+        """Refuse a file by policy, and remember it for the launch that asked."""
+        self.index.denials.record(owner.launch_id, policy, package, version, file, verdict, channel)
+        _log.info("Refused %s to launch %s by policy %s", file, owner.launch_id, policy.revision)
         self.refuse(
             403,
             _TITLES[verdict.action],
             verdict.reason,
             code="package_blocked",
-            package=page.name,
-            version=file.version,
+            package=package,
+            version=version,
             action=verdict.action.value,
             rule=verdict.rule,
             level=verdict.level,
         )
 
-    async def _send(self, policy: CompiledPolicy, wanted: Wanted) -> None:
+    async def send_file(self, downloads: Downloads, wanted: Wanted, may_visit: HostCheck) -> None:
+        """The file, or the range of it that was asked for.
+
+        Raises:
+            MaestroError: ``upstream_unavailable``, as long as nothing is sent.
+        """
         etag = f'"{wanted.name[:32]}"'
         self.set_header("ETag", etag)
         self.set_header("Accept-Ranges", "bytes")
@@ -257,8 +254,7 @@ class FileHandler(IndexHandler):
         if self.request.method == "HEAD" and wanted.size is not None:
             self.set_header("Content-Length", str(wanted.size))
             return
-        shelf = await self.index.shelf(policy)
-        async with shelf.downloads.open(wanted, shelf.library.may_visit) as delivery:
+        async with downloads.open(wanted, may_visit) as delivery:
             await delivery.start()
             await self._stream(delivery, etag)
 
@@ -295,6 +291,30 @@ class FileHandler(IndexHandler):
         """End the connection in the middle, so that the client sees that the file is not complete."""
         if isinstance(self.request.connection, HTTP1Connection):
             self.request.connection.stream.close()
+
+
+class FileHandler(DeliveryHandler):
+    """``/files/<project>/<key>/<file>``: a file, or its ``.metadata`` and the like."""
+
+    async def get(self, name: str, segment: str, filename: str) -> None:
+        owner, policy = await self.admitted()
+        page, _ = await self.listed(policy, self.project(name))
+        file, suffix = _find(page, filename)
+        if file is None:
+            raise web.HTTPError(404, reason=f"The project {page.name} has no file of that name.")
+        verdict = verdict_on(policy, page.name, file)
+        if not verdict.allowed:
+            self.deny(owner, policy, page.name, file.version, file.filename, verdict)
+            return
+        if segment != file.key and not segment.startswith(REFUSED):
+            raise web.HTTPError(404, reason=f"The file {file.filename[:100]} has changed upstream; ask again.")
+        wanted = _wanted(file, suffix)
+        if wanted is None:
+            raise web.HTTPError(404, reason=f"Upstream has no {suffix} of that file.")
+        shelf = await self.index.shelf(policy)
+        await self.send_file(shelf.downloads, wanted, shelf.library.may_visit)
+
+    head = get
 
 
 class DenialsHandler(IndexHandler):

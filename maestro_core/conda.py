@@ -1,0 +1,121 @@
+"""Conda's words, and what a policy makes of a channel: which records a client sees, and which it cannot take.
+
+A refusal has to be read by a person, so it is put where conda clients show it:
+
+* a package that is refused as a whole stays in the repodata, and its file is refused: clients print the reason;
+* where only some versions are refused, each of those gets a dependency that nothing provides, whose name is the
+  reason (:func:`hindrance`): solvers take another version, or print the reason;
+* of a channel that is not trusted, only what a rule allows by name is shown; without such a rule it is refused whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .names import slug
+from .packages import PYPI, Action, CompiledPolicy, Verdict, check_channel, decide, package_name
+
+#: the two formats of packages, by the ending of their files
+ENDINGS = (".conda", ".tar.bz2")
+
+_SUBDIR = re.compile(r"noarch|[a-z0-9]{1,20}-[a-z0-9_]{1,20}")
+#: what conda allows in the parts of a file's name (no hyphen in version and build)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_PART = re.compile(r"[A-Za-z0-9_.+!]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class CondaFile:
+    """A package's file, as its name tells it."""
+
+    name: str
+    version: str
+    build: str
+
+
+def parse_file_name(filename: str) -> CondaFile | None:
+    """``numpy-2.1.0-py312_0.conda`` in its parts; None if it is no package's file."""
+    ending = next((it for it in ENDINGS if filename.endswith(it)), None)
+    parts = filename.removesuffix(ending).rsplit("-", 2) if ending else []
+    if len(parts) != 3 or not _NAME.fullmatch(parts[0]) or not all(_PART.fullmatch(part) for part in parts[1:]):
+        return None
+    return CondaFile(*parts)
+
+
+def check_subdir(text: str) -> str:
+    """A platform's folder of a channel: ``linux-64``, ``noarch``.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not _SUBDIR.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no folder of a channel; linux-64 and noarch are some")
+    return text
+
+
+def conda_channel(text: str) -> str:
+    """A conda channel's name in lower case.
+
+    Raises:
+        ValueError: if it cannot be one; ``pypi`` is the name of Python's own index.
+    """
+    name = check_channel(text)
+    if name == PYPI:
+        raise ValueError("'pypi' is no conda channel")
+    return name
+
+
+class Fate(StrEnum):
+    """What happens to a record of the repodata."""
+
+    KEEP = "keep"
+    HINDER = "hinder"
+    LEAVE_OUT = "leave out"
+
+
+def fate_of(policy: CompiledPolicy, channel: str, name: str, version: str) -> tuple[Fate, Verdict]:
+    """What happens to one record, and the verdict on its file.
+
+    Raises:
+        ValueError: as :func:`~maestro_core.packages.decide`; such a record is left out.
+    """
+    verdict = decide(policy, name, version, channel)
+    if verdict.allowed:
+        return Fate.KEEP, verdict
+    if not is_trusted(policy, channel):
+        return Fate.LEAVE_OUT, verdict
+    return (Fate.KEEP if policy.is_uniform(package_name(name, channel), channel) else Fate.HINDER), verdict
+
+
+def is_trusted(policy: CompiledPolicy, channel: str) -> bool:
+    """Whether the channel is one of ``trusted_channels``."""
+    return channel in policy.channels.names
+
+
+def channel_verdict(policy: CompiledPolicy, channel: str) -> Verdict:
+    """The verdict on a channel as a whole: allowed too where a rule allows some package of it by name."""
+    named = any(rule.channel == channel and rule.action is Action.ALLOW for rule in policy.rules)
+    if named or is_trusted(policy, channel):
+        return Verdict(Action.ALLOW)
+    return decide(policy, "any-package", None, channel)
+
+
+def has_varied_fates(policy: CompiledPolicy, channel: str, name: str) -> bool:
+    """Whether versions of a package have to be looked at one by one; if not, all of them have the fate of a channel.
+
+    That is :attr:`Fate.KEEP` in a trusted channel, and :attr:`Fate.LEAVE_OUT` in another.
+
+    Raises:
+        ValueError: for what names no package.
+    """
+    normal = package_name(name, channel)
+    if is_trusted(policy, channel):
+        return not policy.is_uniform(normal, channel)
+    return any(rule.channel and rule.action is Action.ALLOW for rule in policy.rules_for(normal, channel))
+
+
+def hindrance(verdict: Verdict) -> str:
+    """The name of the dependency that keeps a solver from a record: the reason, in letters that a name may have."""
+    return slug(verdict.reason.partition(")")[0].replace("<", " below ").replace(">", " above "), 150)

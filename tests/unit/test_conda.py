@@ -1,0 +1,111 @@
+"""Conda's words, and what a policy makes of a channel's records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from maestro_core.conda import (
+    CondaFile,
+    Fate,
+    channel_verdict,
+    check_subdir,
+    conda_channel,
+    fate_of,
+    has_varied_fates,
+    hindrance,
+    parse_file_name,
+)
+from maestro_core.packages import CompiledPolicy, IndexSettings, PackagePolicy, compile_policy, decide, parse_rule_text
+
+FORGE = "conda-forge"
+
+
+def policy(**section: Any) -> CompiledPolicy:
+    """The compiled policy of a maestro.yaml that says this."""
+    return compile_policy(PackagePolicy.model_validate(section))
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("filename", "parts"),
+        [
+            ("numpy-2.1.0-py312h1_0.conda", ("numpy", "2.1.0", "py312h1_0")),
+            ("scikit-learn-1.5-0.tar.bz2", ("scikit-learn", "1.5", "0")),
+            ("_libgcc_mutex-0.1-conda_forge.tar.bz2", ("_libgcc_mutex", "0.1", "conda_forge")),
+            ("numpy-2.1.0-py312_0.conda.zst", None),
+            ("numpy.conda", None),
+            ("num/py-1-0.conda", None),
+            ("nump\u0443-1-0.conda", None),
+        ],
+    )
+    def test_a_files_name_tells_name_version_and_build(self, filename: str, parts: tuple[str, str, str] | None) -> None:
+        assert parse_file_name(filename) == (CondaFile(*parts) if parts else None)
+
+    @pytest.mark.parametrize("text", ["../noarch", "linux-64/..", "", "Linux-64", "noarch2"])
+    def test_what_is_no_folder_of_a_channel(self, text: str) -> None:
+        with pytest.raises(ValueError, match="no folder"):
+            check_subdir(text)
+
+    @pytest.mark.parametrize("text", ["pypi", "PyPI", "a/../b", "..", "a//b", ".hidden", "a/", "a b", "http://x"])
+    def test_what_is_no_channel(self, text: str) -> None:
+        with pytest.raises(ValueError, match="channel"):
+            conda_channel(text)
+
+    def test_a_label_belongs_to_the_channels_name(self) -> None:
+        assert conda_channel("Conda-Forge/label/dev") == "conda-forge/label/dev"
+
+    def test_names_with_leading_underscores_can_be_ruled(self) -> None:
+        assert parse_rule_text("conda-forge::_libgcc_mutex>=0.1") == ("_libgcc-mutex", ">=0.1", FORGE)
+        strict = policy(preset="strict", allowlist=["_libgcc_mutex"])
+        assert decide(strict, "_libgcc_mutex", "0.1", FORGE).allowed
+        assert not decide(strict, "libgcc-mutex", "0.1", FORGE).allowed
+
+    def test_addresses_of_channels_are_addresses(self) -> None:
+        settings = IndexSettings.model_validate({"channels": {"Internal": "https://conda.example.org/internal"}})
+        assert settings.channels == {"internal": "https://conda.example.org/internal"}
+        for bad in ({"channel_alias": "ftp://x"}, {"channels": {"a": "/etc"}}, {"channels": {"..": "https://x"}}):
+            with pytest.raises(ValueError, match=r"address|channel"):
+                IndexSettings.model_validate(bad)
+
+
+class TestFate:
+    def test_what_is_refused_as_a_whole_stays_so_that_its_file_can_say_why(self) -> None:
+        blocked = policy(blocked_packages=["requests"])
+        fate, verdict = fate_of(blocked, FORGE, "requests", "2.0")
+        assert fate is Fate.KEEP
+        assert verdict.reason.startswith("requests is blocked by the global policy (rule requests)")
+
+    def test_refused_versions_get_the_reason_as_a_dependency(self) -> None:
+        some = policy(blocked_packages=["numpy>=2"])
+        assert fate_of(some, FORGE, "numpy", "1.26")[0] is Fate.KEEP
+        fate, verdict = fate_of(some, FORGE, "numpy", "2.1")
+        assert fate is Fate.HINDER
+        assert hindrance(verdict) == "numpy-2-1-is-blocked-by-the-global-policy-rule-numpy-above-2"
+
+    def test_one_rule_covers_both_names(self) -> None:
+        asks = policy(approval_required=["torch<2"])
+        assert fate_of(asks, FORGE, "pytorch", "1.13")[0] is Fate.HINDER
+        assert has_varied_fates(asks, FORGE, "pytorch")
+        assert not has_varied_fates(asks, FORGE, "numpy")
+        assert not has_varied_fates(policy(blocked_packages=["torch"]), FORGE, "pytorch")
+
+    def test_a_version_that_cannot_be_read_is_refused_by_rules_about_versions(self) -> None:
+        assert fate_of(policy(blocked_packages=["openssl<1.1"]), FORGE, "openssl", "1.1.1w")[0] is Fate.HINDER
+
+    def test_of_an_untrusted_channel_only_what_a_rule_names_is_shown(self) -> None:
+        named = policy(trusted_channels=[FORGE], allowlist=["bioconda::samtools"])
+        assert channel_verdict(named, "bioconda").allowed
+        assert has_varied_fates(named, "bioconda", "samtools")
+        assert not has_varied_fates(named, "bioconda", "bwa")
+        assert fate_of(named, "bioconda", "samtools", "1.0")[0] is Fate.KEEP
+        assert fate_of(named, "bioconda", "bwa", "1.0")[0] is Fate.LEAVE_OUT
+
+    def test_another_untrusted_channel_is_refused_whole_with_the_reason(self) -> None:
+        verdict = channel_verdict(policy(trusted_channels=[FORGE]), "bioconda")
+        assert not verdict.allowed
+        assert "The channel bioconda is not trusted by the global policy (trusted_channels: conda-forge)" in (
+            verdict.reason
+        )
+        assert channel_verdict(policy(), FORGE).allowed
