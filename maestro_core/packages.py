@@ -128,12 +128,14 @@ class RuleSpec(BaseModel):
     Attributes:
         package: name, maybe with a version specifier (PEP 440), maybe with ``channel::`` before it.
         reason: shown to whoever is refused; one line.
+        sdists: in an allow list: also as source, whatever ``sdists`` of the same level says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     package: str
     reason: str = Field(default="", max_length=_TEXT_LIMIT)
+    sdists: bool = False
 
     @field_validator("package")
     @classmethod
@@ -266,6 +268,7 @@ class PackagePolicy(BaseModel):
             the security scan too.
         approval_required: held back until somebody approves.
         allowlist: allowed without asking.
+        sdists: whether packages may come as source, whose build runs code: ``allow``, ``ask``, ``block``.
         startup_blocked_packages: what an image may not contain when a server starts; left out, the blocked packages.
         index: where the index takes packages from; counts in ``maestro.yaml`` only.
     """
@@ -278,6 +281,7 @@ class PackagePolicy(BaseModel):
     approval_required: RuleSpecs | None = None
     allowlist: RuleSpecs | None = None
     startup_blocked_packages: RuleSpecs | None = None
+    sdists: Action | None = None
     index: IndexSettings = IndexSettings()
 
     @field_validator("trusted_channels")
@@ -351,6 +355,7 @@ class Rule(BaseModel):
         channel: the only channel that it covers; None: all.
         origin: ``file`` (YAML) or ``decision`` (what an admin or reviewer decided since; wins within its level).
         reason: the author's words for those who are refused, or empty.
+        sdists: an allow that is about source archives too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -362,6 +367,7 @@ class Rule(BaseModel):
     level: Level = "global"
     origin: Origin = "file"
     reason: str = ""
+    sdists: bool = False
 
     @field_validator("name")
     @classmethod
@@ -421,6 +427,15 @@ class Fallback(BaseModel):
     preset: Preset = "open"
 
 
+class Sdists(BaseModel):
+    """What happens to packages that come as source, and which level says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Action = Action.ALLOW
+    level: Level = "global"
+
+
 class Channels(BaseModel):
     """The conda channels that may be used, and which level says so."""
 
@@ -473,6 +488,7 @@ class CompiledPolicy(BaseModel):
     rules: tuple[Rule, ...] = ()
     fallback: Fallback = Fallback()
     channels: Channels = Channels()
+    sdists: Sdists = Sdists()
     scan: tuple[str, ...] = ()
     startup: tuple[Rule, ...] | None = None
     index: IndexSettings = IndexSettings()
@@ -556,15 +572,16 @@ def compile_policy(
     rules = [rule for level, policy in policies.items() for rule in _rules_of(policy, level)]
     rules += [rule.model_copy(update={"origin": "decision"}) for rule in decisions]
     scan = {name for policy in policies.values() for name in _scan_names(policy)}
-    fallback, channels = _fallback(policies), _channels(policies)
+    fallback, channels, sdists = _fallback(policies), _channels(policies), _sdists(policies)
     startup = _startup_rules(policies)
-    levels = {rule.level for rule in (*rules, *(startup or ()))} | {fallback.level, channels.level}
+    levels = {rule.level for rule in (*rules, *(startup or ()))} | {fallback.level, channels.level, sdists.level}
     policy = CompiledPolicy(
         malware=malware.revision if malware is not None else "",
         workspace=workspace_name if "workspace" in levels else "",
         rules=tuple(rules),
         fallback=fallback,
         channels=channels,
+        sdists=sdists,
         scan=tuple(sorted(scan)),
         startup=startup,
         index=everywhere.index,
@@ -585,7 +602,10 @@ def _rules_of(policy: PackagePolicy, level: Level) -> list[Rule]:
 
 def _rule(spec: RuleSpec, action: Action, level: Level) -> Rule:
     name, specifier, channel = parse_rule_text(spec.package)
-    return Rule(name=name, specifier=specifier, channel=channel, action=action, level=level, reason=spec.reason)
+    return Rule(
+        name=name, specifier=specifier, channel=channel, action=action, level=level, reason=spec.reason,
+        sdists=spec.sdists,
+    )  # fmt: skip
 
 
 def _startup_rules(policies: Mapping[Level, PackagePolicy]) -> tuple[Rule, ...] | None:
@@ -611,6 +631,15 @@ def _fallback(policies: Mapping[Level, PackagePolicy]) -> Fallback:
     if strict:
         return Fallback(action=Action.ASK, level=strict[0], preset="strict")
     return Fallback(preset=policies["global"].preset or "open")
+
+
+def _sdists(policies: Mapping[Level, PackagePolicy]) -> Sdists:
+    """The narrowest level that says something; what the global level blocks stays blocked."""
+    found = Sdists()
+    for level, policy in policies.items():
+        if policy.sdists is not None and found.action is not Action.BLOCK:
+            found = Sdists(action=policy.sdists, level=level)
+    return found
 
 
 def _channels(policies: Mapping[Level, PackagePolicy]) -> Channels:
@@ -677,6 +706,46 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     if policy.fallback.action is Action.ALLOW:
         return Verdict(Action.ALLOW)
     return _not_listed(policy, name, version, allowed)
+
+
+def decide_file(policy: CompiledPolicy, name: str, version: str, source: bool, channel: str = PYPI) -> Verdict:
+    """The verdict on one file of a version: as :func:`decide`, and for a source archive by the rule ``sdists`` too.
+
+    ``ask`` is answered by any decision that allows the version; an entry of an allow list with ``sdists: true``
+    answers for its own level and narrower ones.
+
+    Args:
+        source: the file is built before it is installed, which runs code of the package.
+
+    Raises:
+        ValueError: as :func:`decide`.
+    """
+    verdict = decide(policy, name, version, channel)
+    rule = policy.sdists
+    if not source or not verdict.allowed or rule.action is Action.ALLOW:
+        return verdict
+    for about in policy.rules_for(normal_name(name), channel):
+        if about.action is Action.ALLOW and about.covers(version, channel) and _lifts(about, rule):
+            return verdict
+    return _source(policy, normal_name(name), version)
+
+
+def _lifts(allow: Rule, rule: Sdists) -> bool:
+    if rule.action is Action.ASK and (allow.origin == "decision" or allow.sdists):
+        return True
+    return allow.sdists and LEVELS.index(allow.level) <= LEVELS.index(rule.level)
+
+
+def _source(policy: CompiledPolicy, name: str, version: str) -> Verdict:
+    action, level = policy.sdists.action, policy.sdists.level
+    blocked = action is Action.BLOCK
+    sentence = (
+        f"{name} {version} is offered to this Python as source only, and a build runs its code: that "
+        f"{'is blocked' if blocked else 'needs an approval'} by {_who(policy, level)} (rule sdists: {action.value}). "
+        f"Install a version that has a wheel, or ask {_whom(level)} to "
+        f"{'change the rule' if blocked else 'approve it'}."
+    )
+    return Verdict(action, sentence, f"sdists: {action.value}", level)
 
 
 def _malware(known: Known, name: str, version: str | None) -> Verdict:

@@ -302,7 +302,7 @@ class FileHandler(DeliveryHandler):
         file, suffix = _find(page, filename)
         if file is None:
             raise web.HTTPError(404, reason=f"The project {page.name} has no file of that name.")
-        verdict = verdict_on(policy, page.name, file)
+        verdict = verdict_on(policy, page, file)
         if not verdict.allowed:
             self.deny(owner, policy, page.name, file.version, file.filename, verdict)
             return

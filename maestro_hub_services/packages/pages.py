@@ -60,6 +60,11 @@ class File:
         return size if isinstance(size, int) and size >= 0 else None
 
     @property
+    def is_source(self) -> bool:
+        """Whether it has to be built, which runs its code: everything that is no wheel."""
+        return not self.filename.endswith(_WHEEL)
+
+    @property
     def has_metadata(self) -> bool:
         """Whether upstream has ``<file>.metadata`` (PEP 658, under either of its names: PEP 714)."""
         return bool(self.fields.get("core-metadata") or self.fields.get("dist-info-metadata"))
@@ -99,6 +104,14 @@ class Page:
             if file.filename == filename:
                 return file
         return None
+
+    @property
+    def quarantine(self) -> str | None:
+        """Why the index that it comes from holds the whole project back (PEP 792), maybe empty; None if it does not."""
+        status = self.top.get("project-status")
+        if not isinstance(status, Mapping) or status.get("status") != "quarantined":
+            return None
+        return " ".join(str(status.get("reason") or "").split())[:200]
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """A project's page as one policy shows it, in JSON or HTML.
 
 A package that is refused as a whole keeps its real files on the page; their addresses carry the reason, and asking for
-one is refused (the client then aborts and shows the reason). Where only some versions are refused they are marked as
-yanked besides (PEP 592), so that resolvers take an allowed one.
+one is refused (the client then aborts and shows the reason). Where only some versions are refused as a whole they are
+marked as yanked besides (PEP 592), so that resolvers take an allowed one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from maestro_core.names import slug
-from maestro_core.packages import CompiledPolicy, Verdict, decide
+from maestro_core.packages import Action, CompiledPolicy, Verdict, decide, decide_file
 
 from .negotiation import Form
 from .pages import STRONG_HASHES, File, Page
@@ -42,20 +42,38 @@ class Body:
         return len(self.plain) + len(self.zipped)
 
 
-def verdict_on(policy: CompiledPolicy, project: str, file: File) -> Verdict:
+def verdict_on(policy: CompiledPolicy, page: Page, file: File) -> Verdict:
     """What the policy says about one file; a version that cannot be read is refused by any rule about versions."""
-    return decide(policy, project, file.version or _UNKNOWN_VERSION)
+    if page.quarantine is not None:
+        return quarantined(page)
+    return decide_file(policy, page.name, file.version or _UNKNOWN_VERSION, file.is_source)
 
 
 def verdicts_on(policy: CompiledPolicy, page: Page) -> list[Verdict]:
     """What the policy says about each file of a page, in its order."""
-    if policy.is_uniform(page.name):
-        return [decide(policy, page.name)] * len(page.files)
-    by_version: dict[str | None, Verdict] = {}
+    whole = decide(policy, page.name) if policy.is_uniform(page.name) and page.quarantine is None else None
+    all_alike = whole is not None and (not whole.allowed or policy.sdists.action is Action.ALLOW)
+    known: dict[tuple[str | None, bool], Verdict] = {}
+    verdicts = []
     for file in page.files:
-        if file.version not in by_version:
-            by_version[file.version] = verdict_on(policy, page.name, file)
-    return [by_version[file.version] for file in page.files]
+        if whole is not None and (all_alike or not file.is_source):
+            verdicts.append(whole)
+            continue
+        key = (file.version, file.is_source)
+        if key not in known:
+            known[key] = verdict_on(policy, page, file)
+        verdicts.append(known[key])
+    return verdicts
+
+
+def quarantined(page: Page) -> Verdict:
+    """The refusal of a project that the index behind this one has quarantined."""
+    why = f" ({page.quarantine})" if page.quarantine else ""
+    sentence = (
+        f"{page.name} is quarantined by the index that it comes from{why}, so nothing of it installs. "
+        "Look there for what happened, and take something else meanwhile."
+    )
+    return Verdict(Action.BLOCK, sentence, "project-status: quarantined")
 
 
 def file_path(project: str, file: File, verdict: Verdict) -> str:
@@ -71,9 +89,10 @@ def render_page(page: Page, policy: CompiledPolicy, form: Form, prefix: str) -> 
         prefix: the service's path with slashes at both ends; addresses are paths below it, so no host is needed.
     """
     verdicts = verdicts_on(policy, page)
-    some_allowed = any(verdict.allowed for verdict in verdicts)
+    # A version of which some file is allowed stays what a resolver takes: the refused file then says why.
+    allowed = {file.version for file, verdict in zip(page.files, verdicts, strict=True) if verdict.allowed}
     entries = [
-        (file, _entry(page.name, file, verdict, prefix, yank=some_allowed and not verdict.allowed))
+        (file, _entry(page.name, file, verdict, prefix, yank=bool(allowed) and file.version not in allowed))
         for file, verdict in zip(page.files, verdicts, strict=True)
     ]
     if form == "json":

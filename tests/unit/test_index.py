@@ -369,6 +369,40 @@ class TestPolicy:
         room.rule()
         assert (await room.get(refused)).content == kit.wheel("small", "1.0")  # the old address serves when it may
 
+    async def test_a_refused_source_archive_says_why_where_no_wheel_fits(self, room: Room) -> None:
+        """It is not marked as yanked beside a wheel: a resolver would leave it out without a word."""
+        wheel = room.upstream.add("small", "1.0")
+        beside = room.upstream.add_file("small", "small-1.0.tar.gz", b"source")
+        alone = room.upstream.add_file("small", "small-2.0.tar.gz", b"source of 2")
+        room.rule(sdists="block")
+        entries = {entry["filename"]: entry for entry in (await room.page("small"))["files"]}
+        assert "yanked" not in entries[wheel] and "yanked" not in entries[beside]
+        assert entries[alone]["yanked"].startswith("small 2.0 is offered to this Python as source only")
+        assert (await room.get(entries[wheel]["url"])).status_code == 200
+        for filename in (beside, alone):
+            refused = await room.get(entries[filename]["url"])
+            assert refused.status_code == 403 and "a build runs its code" in refused.reason_phrase
+            assert refused.json()["rule"] == "sdists: block"
+        only = room.upstream.add_file("only", "only-1.0.tar.gz", b"source")
+        (entry,) = (await room.page("only"))["files"]
+        assert "yanked" not in entry and entry["filename"] == only
+        assert "/refused-only-1-0-is-offered-to-this-python-as-source-only" in entry["url"]
+
+    async def test_a_project_that_upstream_quarantined_stays_out(self, room: Room) -> None:
+        filename = room.upstream.add("small", "1.0")
+        room.upstream.extra = {"project-status": {"status": "quarantined", "reason": "it steals  tokens"}}
+        page = await room.page("small")
+        assert page["project-status"]["status"] == "quarantined"
+        refused = await room.get(page["files"][0]["url"])
+        assert refused.status_code == 403 and refused.json()["rule"] == "project-status: quarantined"
+        assert "small is quarantined by the index that it comes from (it steals tokens)" in refused.reason_phrase
+        assert '<meta name="pypi:project-status" content="quarantined">' in (await room.get("simple/small/")).text
+        (denial,) = (await room.get("denials")).json()["denials"]
+        assert denial["file"] == filename
+        room.upstream.extra = {"project-status": {"status": "archived"}}  # a word to people, and nothing more
+        room.upstream.add("third", "1.0")
+        assert (await room.get(await room.address("third", kit.wheel_name("third", "1.0")))).status_code == 200
+
     async def test_two_workspaces_see_their_own(self, room: Room) -> None:
         filename = room.upstream.add("small", "1.0")
         room.authority.admit("other", workspace="closed", launch="launch-2")

@@ -24,6 +24,7 @@ from maestro_core.packages import (
     Rule,
     compile_policy,
     decide,
+    decide_file,
     normal_name,
     overridden,
     startup_policy,
@@ -235,6 +236,50 @@ class TestYaml:
         compiled = compile_policy(parse_policy(text).packages)
         assert decide(compiled, "numpy", channel="company-internal").allowed
         assert CompiledPolicy.model_validate_json(compiled.model_dump_json()) == compiled
+
+
+class TestSource:
+    """A source archive is built before it is installed, and the build runs its code."""
+
+    def verdict(self, rules: CompiledPolicy, version: str = "1.0", source: bool = True) -> Action:
+        return decide_file(rules, "rich", version, source).action
+
+    def test_nobody_says_anything_and_source_installs(self) -> None:
+        assert self.verdict(policy()) is ALLOW
+
+    def test_the_rule_is_about_source_alone(self) -> None:
+        assert self.verdict(policy(sdists="block")) is BLOCK and self.verdict(policy(sdists="ask")) is ASK
+        assert self.verdict(policy(sdists="block"), source=False) is ALLOW
+
+    def test_a_workspace_answers_a_question_and_lifts_no_block(self) -> None:
+        assert self.verdict(policy({"sdists": "allow"}, sdists="ask")) is ALLOW
+        assert self.verdict(policy({"sdists": "allow"}, sdists="block")) is BLOCK
+        assert self.verdict(policy({"sdists": "block"})) is BLOCK
+
+    def test_an_approval_is_about_source_too(self) -> None:
+        approved = Rule(name="rich", specifier="<2", action=ALLOW, level="workspace", origin="decision")
+        assert self.verdict(policy(decisions=(approved,), sdists="ask")) is ALLOW
+        assert self.verdict(policy(decisions=(approved,), sdists="ask"), "2.0") is ASK
+        assert self.verdict(policy(decisions=(approved,), sdists="block")) is BLOCK
+
+    def test_an_allow_list_opens_it_where_it_says_so(self) -> None:
+        opened, plain = [{"package": "rich<2", "sdists": True}], ["rich"]
+        assert self.verdict(policy(allowlist=plain, sdists="ask")) is ASK
+        assert self.verdict(policy(allowlist=opened, sdists="block")) is ALLOW
+        assert self.verdict(policy(allowlist=opened, sdists="block"), "2.0") is BLOCK
+        assert self.verdict(policy({"allowlist": opened}, sdists="block")) is BLOCK
+        assert self.verdict(policy({"allowlist": opened, "sdists": "block"})) is ALLOW
+
+    def test_what_is_refused_anyhow_keeps_its_own_sentence(self) -> None:
+        rules = policy(sdists="block", blocked_packages=["rich"])
+        assert decide_file(rules, "rich", "1.0", True).rule == "rich"
+
+    def test_the_sentence(self) -> None:
+        assert decide_file(policy(sdists="ask"), "Rich", "1.0", True).reason == (
+            "rich 1.0 is offered to this Python as source only, and a build runs its code: that needs an approval by "
+            "the global policy (rule sdists: ask). Install a version that has a wheel, or ask an admin of this Hub to "
+            "approve it."
+        )
 
 
 class TestTheServicesEnvironment:
