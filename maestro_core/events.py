@@ -47,6 +47,16 @@ EVENTS: dict[str, EventKind] = {
     "quota_removed": EventKind(
         "An admin took back a quota of runtime: `maestro.yaml` counts again.", ("level", "name", "limit", "was")
     ),
+    "package_requested": EventKind(
+        "Somebody asked for a package that the policy holds back.", ("request_id", "package", "reason")
+    ),
+    "package_refused": EventKind("Somebody asked for a package that the policy blocks.", ("package", "rule")),
+    "package_request_withdrawn": EventKind("Somebody asks for a package no longer.", ("request_id", "package")),
+    "package_approved": EventKind(
+        "A request was approved; `rules` are what installs from now on.",
+        ("request_id", "package", "rules", "everywhere", "until", "reason"),
+    ),
+    "package_denied": EventKind("A request was denied.", ("request_id", "package", "reason")),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
     "advisories_imported": EventKind("An admin imported advisories about packages.", ("count", "malware", "removed")),
     "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),

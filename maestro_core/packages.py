@@ -6,8 +6,8 @@ workspace's YAML), the service compiles them with the decisions that people took
 
 1. A rule covers a name (PEP 503 spelling; :data:`PAIRS` where conda and PyPI differ), maybe only some versions
    (PEP 440) and maybe one channel.
-2. Within a level a decision of a person wins over the file; among equals block wins over allow, and allow over ask (an
-   approval is the answer to a question).
+2. Within a level a block wins, whoever set it: it is taken back where it stands. Then a decision of a person wins over
+   the file, and allow over ask (an approval is the answer to a question).
 3. A block of any level holds: a narrower level cannot loosen it. Otherwise the narrowest level that says something
    wins.
 4. What no rule covers follows the preset: allowed (``open``, ``seed``) or held back for approval (``strict``).
@@ -37,6 +37,7 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from .errors import MaestroError
@@ -75,9 +76,10 @@ class Action(StrEnum):
     ASK = "ask"
     BLOCK = "block"
 
-
-#: which action wins among rules that stand beside each other
-_PRECEDENCE = (Action.BLOCK, Action.ALLOW, Action.ASK)
+    @property
+    def rank(self) -> int:
+        """Which one wins among rules that stand beside each other: the lowest."""
+        return (Action.BLOCK, Action.ALLOW, Action.ASK).index(self)
 
 
 def normal_name(text: object) -> str:
@@ -255,6 +257,30 @@ class IndexSettings(BaseModel):
         return parse_memory(value) if isinstance(value, str) else value
 
 
+class Reviewer(BaseModel):
+    """Who decides about requests, besides admins: a user or a Hub group, for some workspaces or (none named) for all.
+
+    What holds everywhere is decided by admins alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str | None = Field(default=None, min_length=1, max_length=255)
+    group: str | None = Field(default=None, min_length=1, max_length=255)
+    workspaces: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Reviewer:
+        if (self.user is None) == (self.group is None):
+            raise ValueError("a reviewer is one user or one group")
+        return self
+
+    def covers(self, user: str, groups: Iterable[str], workspace: str) -> bool:
+        """Whether this names that person, for that workspace."""
+        named = self.user == user if self.group is None else self.group in groups
+        return named and (not self.workspaces or workspace in self.workspaces)
+
+
 class PackagePolicy(BaseModel):
     """The ``packages`` section of ``maestro.yaml``, and what a workspace's YAML may say about packages.
 
@@ -271,6 +297,7 @@ class PackagePolicy(BaseModel):
         sdists: whether packages may come as source, whose build runs code: ``allow``, ``ask``, ``block``.
         startup_blocked_packages: what an image may not contain when a server starts; left out, the blocked packages.
         index: where the index takes packages from; counts in ``maestro.yaml`` only.
+        reviewers: who decides about requests, besides admins; counts in ``maestro.yaml`` only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -283,6 +310,7 @@ class PackagePolicy(BaseModel):
     startup_blocked_packages: RuleSpecs | None = None
     sdists: Action | None = None
     index: IndexSettings = IndexSettings()
+    reviewers: tuple[Reviewer, ...] = ()
 
     @field_validator("trusted_channels")
     @classmethod
@@ -353,7 +381,7 @@ class Rule(BaseModel):
         name: normal name.
         specifier: PEP 440 versions that it covers; empty: all.
         channel: the only channel that it covers; None: all.
-        origin: ``file`` (YAML) or ``decision`` (what an admin or reviewer decided since; wins within its level).
+        origin: ``file`` (YAML) or ``decision`` (what an admin or reviewer decided since; answers the file's questions).
         reason: the author's words for those who are refused, or empty.
         sdists: an allow that is about source archives too.
     """
@@ -772,13 +800,9 @@ def startup_policy(policy: CompiledPolicy) -> CompiledPolicy:
 
 
 def _winner(rules: list[Rule]) -> Rule | None:
-    """The rule that speaks for a level: a decision before the file, then block, allow, ask."""
-    for origin in ("decision", "file"):
-        for action in _PRECEDENCE:
-            for rule in rules:
-                if rule.origin == origin and rule.action is action:
-                    return rule
-    return None
+    """The rule that speaks for a level: a block, then a decision before the file, then allow before ask."""
+    ranked = sorted(rules, key=lambda rule: (rule.action is not Action.BLOCK, rule.origin == "file", rule.action.rank))
+    return ranked[0] if ranked else None
 
 
 def _untrusted(policy: CompiledPolicy, channel: str) -> bool:

@@ -161,6 +161,8 @@ class WorkspaceSettings(BaseModel):
     def _security(cls, value: PackagePolicy | None) -> PackagePolicy | None:
         if value is not None and "index" in value.model_fields_set:
             raise ValueError("where packages come from is set in maestro.yaml alone; leave index out")
+        if value is not None and "reviewers" in value.model_fields_set:
+            raise ValueError("who decides about packages is set in maestro.yaml alone; leave reviewers out")
         return value
 
     @property

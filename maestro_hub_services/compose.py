@@ -25,7 +25,7 @@ from .settings import SettingsError
 SCOPES: dict[str, str] = {
     "custom:maestro:use": "Use Maestro: see and open one's own workspaces",
     "custom:maestro:manage": "Manage one's own workspaces: create them, change members and archive them",
-    "custom:maestro:review": "Decide about requests for packages",
+    "custom:maestro:review": "Decide about requests for packages, where one is a reviewer",
     "custom:maestro:admin": "Administer Maestro: all workspaces and launches",
     "custom:maestro:audit": "Read Maestro's events",
     "custom:maestro:plan": "Machines: reserve launches (the spawner)",
@@ -33,8 +33,9 @@ SCOPES: dict[str, str] = {
     "custom:maestro:authorize": "Machines: ask about membership (MLflow)",
     "custom:maestro:cull": "Machines: ask whether a server idles (the idle culler)",
 }
-PEOPLE = ("custom:maestro:use", "custom:maestro:manage")
-ADMINS = ("custom:maestro:review", "custom:maestro:admin", "custom:maestro:audit")
+#: people, never their notebook servers; who may review what is said in maestro.yaml
+PEOPLE = ("custom:maestro:use", "custom:maestro:manage", "custom:maestro:review")
+ADMINS = ("custom:maestro:admin", "custom:maestro:audit")
 #: members of this Hub group are Maestro's admins, besides the config's ``admin_users``
 ADMIN_GROUP = "maestro-admins"
 

@@ -31,6 +31,7 @@ from maestro_hub_services.workspaces.identity import (
     MANAGE,
     PLAN,
     POLICY,
+    REVIEW,
     USE,
     Caller,
     Identity,
@@ -117,7 +118,9 @@ class FakeHub:
         for name, scope in MACHINES.items():
             self.tokens[f"token-of-{name}"] = {"kind": "service", "name": name, "scopes": [ACCESS, scope]}
 
-    def add(self, name: str, *groups: str, scopes: tuple[str, ...] = (USE, MANAGE), created: str = CREATED) -> UserRef:
+    def add(
+        self, name: str, *groups: str, scopes: tuple[str, ...] = (USE, MANAGE, REVIEW), created: str = CREATED
+    ) -> UserRef:
         """A user with a token of their own, ``token-of-<name>``."""
         self.groups |= set(groups)
         self.users[name] = user(name, *groups, created=created)
@@ -335,7 +338,7 @@ async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator
     hub = FakeHub()
     for name in ("ann", "bob", "eve"):
         hub.add(name)
-    hub.add("root", scopes=(USE, MANAGE, ADMIN))
+    hub.add("root", scopes=(USE, MANAGE, REVIEW, ADMIN))
     async with AsyncExitStack() as stack:
         hub_address = await stack.enter_async_context(_listening(_hub_app(hub)))
         authority = await stack.enter_async_context(open_authority(settings_for(state, hub_address, policy)))

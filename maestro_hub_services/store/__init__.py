@@ -15,16 +15,20 @@ from .invitations import InvitationRow
 from .launches import Held, LaunchRow
 from .members import MemberRow
 from .quotas import Place
+from .requests import AskerRow, RequestRow, RuleRow
 from .usage import UsageRow
 from .workspaces import WorkspaceRow
 
 __all__ = [
+    "AskerRow",
     "EventRow",
     "Held",
     "InvitationRow",
     "LaunchRow",
     "MemberRow",
     "Place",
+    "RequestRow",
+    "RuleRow",
     "Store",
     "StoreLocked",
     "Unit",

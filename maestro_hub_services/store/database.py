@@ -26,6 +26,7 @@ from .launches import LaunchRepository
 from .members import MemberRepository
 from .migrate import upgrade
 from .quotas import QuotaRepository
+from .requests import RequestRepository, RuleRepository
 from .sqlite import sqlite_engine
 from .usage import UsageRepository
 from .workspaces import WorkspaceRepository
@@ -51,6 +52,8 @@ class Unit:
         self.invitations = InvitationRepository(connection)
         self.advisories = AdvisoryRepository(connection)
         self.usage = UsageRepository(connection)
+        self.requests = RequestRepository(connection)
+        self.rules = RuleRepository(connection)
 
 
 class Store:

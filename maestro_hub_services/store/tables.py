@@ -274,3 +274,65 @@ advisory = Table(
     Index("ix_advisory_package", "package"),
     Index("ix_advisory_malware", "malware"),
 )
+
+#: requests for packages; one of a package may be pending in a workspace, whoever asks joins it
+package_request = Table(
+    "package_request",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("package", String(200), nullable=False),  # normal name
+    Column("channel", String(100), nullable=False),
+    Column("version", String(100), nullable=False, server_default=""),  # a specifier, of who asked first
+    Column("status", String(16), nullable=False),  # pending, approved, denied, withdrawn
+    # what the policy said: the rule, and its sentence
+    Column("rule", String(250), nullable=False),
+    Column("sentence", String(1000), nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("decided_by", String(255)),
+    Column("decided_at", Moment),
+    Column("answer", String(500), nullable=False, server_default=""),
+    # maestro_core.requests.Facts as JSON; NULL: the index's service has not looked yet
+    Column("facts", JSON(none_as_null=True)),
+    Index(
+        "uq_package_request_pending",
+        "workspace_id",
+        "package",
+        "channel",
+        unique=True,
+        sqlite_where=text("status = 'pending'"),
+        postgresql_where=text("status = 'pending'"),
+    ),
+    Index("ix_package_request_workspace_id_asked_at", "workspace_id", "asked_at"),
+    Index("ix_package_request_status", "status"),
+)
+
+request_asker = Table(
+    "request_asker",
+    metadata,
+    Column("request_id", _Id, ForeignKey("package_request.id"), primary_key=True),
+    Column("user", String(255), primary_key=True),
+    Column("user_created", String(64), primary_key=True),
+    Column("version", String(100), nullable=False, server_default=""),
+    Column("reason", String(500), nullable=False, server_default=""),
+    Column("asked_at", Moment, nullable=False),
+    Index("ix_request_asker_user", "user", "user_created"),
+)
+
+#: what people decided about packages; each row is a rule of origin "decision" in the compiled policy
+package_rule = Table(
+    "package_rule",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id")),  # NULL: everywhere
+    Column("request_id", _Id, ForeignKey("package_request.id")),
+    Column("package", String(200), nullable=False),
+    Column("version", String(100), nullable=False, server_default=""),
+    Column("channel", String(100)),  # NULL: all
+    Column("action", String(8), nullable=False),
+    Column("set_by", String(255), nullable=False),
+    Column("set_at", Moment, nullable=False),
+    Column("until", Moment),  # NULL: until somebody takes it back
+    Index("ix_package_rule_workspace_id", "workspace_id"),
+    Index("ix_package_rule_request_id", "request_id"),
+)

@@ -14,8 +14,10 @@ from maestro_core.idle import IdleAnswer
 from maestro_core.invitations import Invitation, InvitationList
 from maestro_core.launches import FormView, LaunchList, LaunchPlan, LaunchStatus, LaunchView, ProfileList, TemplateList
 from maestro_core.lifecycle import PurgedTracking
+from maestro_core.models import read_model
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
+from maestro_core.requests import PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import LimitList, Me, Member, MemberList, TrackingView, WorkspaceList, WorkspaceView
 from maestro_hub_services.store.clock import now
@@ -36,6 +38,8 @@ from .domain import (
     packages,
     people,
     quotas,
+    requests,
+    reviewing,
     tracking,
     usage,
     workspaces,
@@ -165,6 +169,41 @@ async def list_near(call: Call) -> NearList:
     return await near.list_near(call.authority, call.caller)
 
 
+async def ask_package(call: Call) -> Answer:
+    answer = await requests.ask(call.authority, call.caller, call.path["workspace"], call.body)
+    return Answer(answer, 200 if answer.answer == "allowed" else 202)
+
+
+async def check_package(call: Call) -> PackageAnswer:
+    given = {name: call.query[name] for name in ("version", "channel") if call.query.get(name)}
+    asked = read_model(PackageAsk, {"package": call.path["package"], **given})
+    return await requests.check(call.authority, call.caller, call.query.get("workspace") or PERSONAL, asked)
+
+
+async def list_requests(call: Call) -> RequestList:
+    if _yes(call, "review"):
+        return await requests.list_to_review(call.authority, call.caller)
+    if workspace := call.query.get("workspace"):
+        return await requests.list_of_workspace(call.authority, call.caller, workspace)
+    return await requests.list_mine(call.authority, call.caller)
+
+
+async def view_request(call: Call) -> RequestView:
+    return await requests.view(call.authority, call.caller, call.path["request_id"])
+
+
+async def withdraw_request(call: Call) -> None:
+    await requests.withdraw(call.authority, call.caller, call.path["request_id"])
+
+
+async def approve_request(call: Call) -> RequestView:
+    return await requests.approve(call.authority, call.caller, call.path["request_id"], call.body)
+
+
+async def deny_request(call: Call) -> RequestView:
+    return await requests.deny(call.authority, call.caller, call.path["request_id"], call.body)
+
+
 async def list_profiles(call: Call) -> ProfileList:
     return await forms.list_profiles(call.authority, call.caller, call.query.get("workspace") or PERSONAL)
 
@@ -261,6 +300,14 @@ async def advisory_status(call: Call) -> AdvisoryStatus:
 
 async def take_advisories(call: Call) -> AdvisoryStatus:
     return await advisories.take(call.authority, call.caller, call.body)
+
+
+async def wanted_facts(call: Call) -> WantedList:
+    return await reviewing.wanted(call.authority)
+
+
+async def keep_facts(call: Call) -> None:
+    await reviewing.keep_facts(call.authority, call.body)
 
 
 async def token_owner(call: Call) -> TokenOwner:

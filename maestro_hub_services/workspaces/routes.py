@@ -30,6 +30,16 @@ from maestro_core.launches import (
 )
 from maestro_core.lifecycle import PurgedTracking, PurgeReport, TrackingRemoved
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
+from maestro_core.requests import (
+    Approval,
+    Denial,
+    FactsReport,
+    PackageAnswer,
+    PackageAsk,
+    RequestList,
+    RequestView,
+    WantedList,
+)
 from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     LimitList,
@@ -49,7 +59,7 @@ from maestro_core.workspaces import (
 from . import handlers as do
 from .authority import Authority
 from .http import ApiHandler, Query, Route, UnknownPath
-from .identity import ADMIN, AUTHORIZE, CULL, MANAGE, PLAN, POLICY, USE, Identity
+from .identity import ADMIN, AUTHORIZE, CULL, MANAGE, PLAN, POLICY, REVIEW, USE, Identity
 from .openapi import OpenApiHandler, document
 
 API = "api/v1/jupyter"
@@ -66,9 +76,19 @@ _FIGURE_OF = (
     Query("level", "everyone (default), group, user, workspace, pool or group-pool"),
     Query("name", "of the group, user or workspace"),
 )
+_CHECKED = (
+    *_OF,
+    Query("version", "a version or a range; left out: any"),
+    Query("channel", "pypi (default) or a conda channel"),
+)
+_WHICH = (
+    Query("workspace", "those of a workspace, for its members; left out: those that I ask"),
+    Query("review", "1: the pending ones about which I decide"),
+)
 _POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
+R = "/requests/{request_id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
     Route("GET", "/me", USE, do.me, Me, "Who I am to Maestro"),
@@ -107,6 +127,18 @@ ROUTES: tuple[Route, ...] = (
           "Set a figure at runtime; it wins over `maestro.yaml`", QuotaSpec),
     Route("DELETE", "/quotas/{limit}", ADMIN, do.remove_quota, None, "Take it back: `maestro.yaml` counts again",
           query=_FIGURE_OF, statuses=(204,)),
+    Route("POST", W + "/packages", USE, do.ask_package, PackageAnswer,
+          "Ask for a package: `allowed`, or 202 and `requested` where it needs an approval; a blocked one is refused",
+          PackageAsk, statuses=(200, 202)),
+    Route("GET", "/packages/{package}", USE, do.check_package, PackageAnswer, "What the policy says to a package",
+          query=_CHECKED),
+    Route("GET", "/requests", USE, do.list_requests, RequestList, "Requests for packages, the newest first",
+          query=_WHICH),
+    Route("GET", R, USE, do.view_request, RequestView, "One request; for a reviewer with what they need to decide"),
+    Route("DELETE", R, USE, do.withdraw_request, None, "Ask no longer", statuses=(204,)),
+    Route("POST", R + "/approve", REVIEW, do.approve_request, RequestView,
+          "Allow it (reviewers); `{}`: its major version, in its workspace", Approval),
+    Route("POST", R + "/deny", REVIEW, do.deny_request, RequestView, "Say no, and why (reviewers)", Denial),
     Route("GET", "/profiles", USE, do.list_profiles, ProfileList, "The profiles that are open to me", query=_OF),
     Route("GET", "/templates", USE, do.list_templates, TemplateList, "The notebook templates"),
     Route("GET", "/launches", USE, do.list_launches, LaunchList, "My servers that run or start", query=_ALL),
@@ -143,6 +175,9 @@ ROUTES: tuple[Route, ...] = (
           "How many advisories about packages are known, and how old they are"),
     Route("POST", "/advisories", ADMIN, do.take_advisories, AdvisoryStatus,
           "Bring in a part of an import; after the `last` one, only what the import named is known", AdvisoryBatch),
+    Route("GET", "/policy/requests", POLICY, do.wanted_facts, WantedList, "Index: requests to look into"),
+    Route("POST", "/policy/requests", POLICY, do.keep_facts, None, "Index: what it found out about one", FactsReport,
+          statuses=(204,)),
     Route("POST", "/policy/tokens", POLICY, do.token_owner, TokenOwner, "Index: whose token this is", TokenQuestion),
 )  # fmt: skip
 

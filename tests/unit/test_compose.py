@@ -80,11 +80,12 @@ def test_every_scope_is_one_that_the_hub_takes(maestro: Installation) -> None:
     assert set(custom) == set(compose.SCOPES)
 
 
-def test_everyone_may_use_and_manage_and_enter_the_services(maestro: Installation) -> None:
+def test_everyone_may_use_and_manage_and_review_where_named_and_enter_the_services(maestro: Installation) -> None:
     everyone = in_force(composed(maestro), "JupyterHub", "extra_user_scopes", set())
     assert everyone == {
         "custom:maestro:use",
         "custom:maestro:manage",
+        "custom:maestro:review",
         "access:services!service=workspaces",
         "access:services!service=packages",
         "access:services!service=mlflow",

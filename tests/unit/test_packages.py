@@ -20,6 +20,7 @@ from maestro_core.packages import (
     PYPI,
     Action,
     CompiledPolicy,
+    Level,
     PackagePolicy,
     Rule,
     compile_policy,
@@ -81,15 +82,20 @@ class TestLevels:
         verdict = decide(policy({"blocked_packages": ["numpy"]}, allowlist=["numpy"]), "numpy")
         assert (verdict.action, verdict.level) == (BLOCK, "workspace")
 
-    def test_a_decision_wins_over_the_file_of_its_own_level_only(self) -> None:
+    def test_a_decision_answers_the_question_of_the_file(self) -> None:
         approved = Rule(name="requests", specifier="<3", action=ALLOW, origin="decision")
-        by_admin = policy(decisions=(approved,), blocked_packages=["requests"])
+        by_admin = policy(decisions=(approved,), approval_required=["requests"])
         assert decide(by_admin, "requests", "2.32").allowed
-        assert decide(by_admin, "requests", "3.0").action is BLOCK
-        in_workspace = approved.model_copy(update={"level": "workspace"})
-        assert (
-            decide(policy(decisions=(in_workspace,), blocked_packages=["requests"]), "requests", "2.32").action is BLOCK
-        )
+        assert decide(by_admin, "requests", "3.0").action is ASK
+        back_in_question = approved.model_copy(update={"action": ASK})
+        assert decide(policy(decisions=(back_in_question,), allowlist=["requests"]), "requests", "2.32").action is ASK
+
+    @pytest.mark.parametrize("level", ["global", "workspace"])
+    def test_no_approval_lifts_a_block(self, level: Level) -> None:
+        approved = Rule(name="requests", action=ALLOW, level=level, origin="decision")
+        assert decide(policy(decisions=(approved,), blocked_packages=["requests"]), "requests").action is BLOCK
+        own = {"blocked_packages": ["requests"]}
+        assert decide(policy(own, decisions=(approved,)), "requests").action is BLOCK
 
     def test_an_approval_answers_the_question_of_its_own_level(self) -> None:
         assert decide(policy(approval_required=["tensorflow"], allowlist=["tensorflow<3"]), "tensorflow", "2").allowed
@@ -397,7 +403,8 @@ def slow(compiled: CompiledPolicy, name: str, version: str | None, channel: str)
     spoken = {}
     for level in ("global", "workspace"):
         here = [rule for rule in speaking if rule.level == level]
-        here = [rule for rule in here if rule.origin == "decision"] or here
+        if not any(rule.action is BLOCK for rule in here):
+            here = [rule for rule in here if rule.origin == "decision"] or here
         for action in (ASK, ALLOW, BLOCK):
             matching = [rule for rule in here if rule.action is action]
             if matching:

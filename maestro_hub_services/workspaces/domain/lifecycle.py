@@ -225,7 +225,16 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
     invitations = await unit.invitations.forget_workspace(row.id)
     figures = await unit.usage.forget_workspace(row.id)
     quotas = await unit.quotas.forget(Place("workspace", row.name, row.id))
-    counted = {"members": members, "invitations": invitations, "figures of usage": figures, "quotas": quotas}
+    rules = await unit.rules.forget_workspace(row.id)
+    requests = await unit.requests.forget_workspace(row.id)
+    counted = {
+        "members": members,
+        "invitations": invitations,
+        "figures of usage": figures,
+        "quotas": quotas,
+        "decisions about packages": rules,
+        "requests for packages": requests,
+    }
     return [Removed(what=what, count=count) for what, count in counted.items() if count]
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from packaging.specifiers import SpecifierSet
+
 from maestro_core.errors import MaestroError
-from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion, compile_policy
+from maestro_core.packages import (
+    PYPI,
+    Action,
+    CompiledPolicy,
+    TokenOwner,
+    TokenQuestion,
+    Verdict,
+    compile_policy,
+    decide,
+)
+from maestro_core.requests import exact_version
 from maestro_core.workspace_settings import WorkspaceSettings
+from maestro_hub_services.store import Unit, WorkspaceRow
 
 from ..authority import Authority
 
@@ -15,17 +28,52 @@ async def package_policy(authority: Authority, workspace: str | None) -> Compile
     Raises:
         MaestroError: ``unknown_workspace``; ``invalid_policy`` while none is in force.
     """
-    policy = authority.policy.current
-    found = None
-    if workspace:
-        async with authority.store.read() as unit:
-            found = await unit.workspaces.by_name(workspace)
-        if found is None or not found.open:
+    async with authority.store.read() as unit:
+        found = await unit.workspaces.by_name(workspace) if workspace else None
+        if workspace and (found is None or not found.open):
             raise MaestroError(
                 "unknown_workspace", f"There is no workspace {workspace[:40]!r}.", {"workspace": workspace[:40]}
             )
-    own = WorkspaceSettings.read(found.settings).security if found is not None else None
-    return compile_policy(policy.packages, own, workspace_name=workspace or "", malware=authority.malware.book)
+        return await compiled(authority, unit, found)
+
+
+async def compiled(authority: Authority, unit: Unit, workspace: WorkspaceRow | None) -> CompiledPolicy:
+    """The policy in force in a workspace (None: everywhere): the files, and what people decided since.
+
+    Raises:
+        MaestroError: ``invalid_policy`` while none is in force.
+    """
+    policy = authority.policy.current
+    decisions = await unit.rules.in_force(None if workspace is None else workspace.id)
+    return compile_policy(
+        policy.packages,
+        None if workspace is None else WorkspaceSettings.read(workspace.settings).security,
+        workspace_name="" if workspace is None else workspace.name,
+        decisions=[row.as_rule() for row in decisions],
+        malware=authority.malware.book,
+    )
+
+
+def verdict_on(policy: CompiledPolicy, package: str, specifier: str = "", channel: str = PYPI) -> Verdict:
+    """What the policy says to a package in some of its versions (a specifier; empty: whichever).
+
+    Where it holds the package back and allows some of these versions, these can be installed: that is a yes.
+    """
+    verdict = decide(policy, package, exact_version(specifier), channel)
+    if verdict.action is Action.ASK and exact_version(specifier) is None:
+        for rule in policy.rules_for(package, channel):
+            if rule.action is Action.ALLOW and overlap(specifier, rule.specifier):
+                return Verdict(Action.ALLOW, rule=rule.text, level=rule.level)
+    return verdict
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two specifiers are seen to have a version in common: one that either of them names."""
+    first, second = SpecifierSet(one), SpecifierSet(other)
+    if not one or not other:
+        return True
+    named = {part.version.removesuffix(".*") for part in (*first, *second)}
+    return any(first.contains(it, prereleases=True) and second.contains(it, prereleases=True) for it in named)
 
 
 async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwner:
