@@ -10,7 +10,7 @@ from typing import Any
 
 from .budget import Month
 from .errors import MaestroError
-from .quota import BUDGETS, LIMITS, Limit
+from .quota import BUDGETS, LIMITS, WORKSPACES, Limit
 from .resources import MIN_CPU, MIN_MEMORY, Resources
 
 #: sums of fractions of cores are not exact
@@ -19,7 +19,7 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Use:
-    """What a set of launches holds now, and the hours that it used this month."""
+    """What a set of launches holds now, and the hours that it used this month; ``workspaces``: that a person made."""
 
     servers: int = 0
     cpu: float = 0.0
@@ -27,6 +27,7 @@ class Use:
     gpu: int = 0
     cpu_hours: float = 0.0
     gpu_hours: float = 0.0
+    workspaces: int = 0
 
     def without(self, held: Resources) -> Use:
         """The same when one launch that holds this has ended."""
@@ -90,6 +91,7 @@ _RULES: dict[str, _Rule] = {
     "max_gpu_total": _Rule(lambda use: use.gpu, lambda asked: asked.gpu),
     "max_cpu_hours_per_month": _Rule(lambda use: use.cpu_hours, lambda asked: asked.cpu),
     "max_gpu_hours_per_month": _Rule(lambda use: use.gpu_hours, lambda asked: asked.gpu),
+    WORKSPACES: _Rule(lambda use: use.workspaces, lambda asked: 0),
 }
 
 
@@ -121,6 +123,26 @@ def check(limits: Iterable[Limit], in_use: InUse, asked: Resources) -> None:
                 "asked": 0 if rule is None else rule.asked(asked),
             }
             raise MaestroError("quota_exceeded", sentence, details)
+
+
+def check_workspaces(limit: Limit | None, made: int) -> None:
+    """Refuse one more workspace to somebody who made as many as their limit says.
+
+    Args:
+        limit: ``max_workspaces_per_user`` as it holds for the person; None: nobody set one.
+        made: how many of theirs there are, archived ones too: their files are there.
+
+    Raises:
+        MaestroError: ``quota_exceeded``, with the same details as of :func:`check`.
+    """
+    if limit is None or made < limit.value:
+        return
+    raise MaestroError(
+        "quota_exceeded",
+        f"You have made {made} of {limit.value:.0f} workspaces ({_set_by(limit)}); archive and purge one that nobody "
+        "needs, or ask an admin for more.",
+        {**limit.as_json(), "limit": limit.name, "in_use": made, "asked": 1},
+    )
 
 
 def _refusal(limit: Limit, in_use: InUse, asked: Resources) -> str | None:

@@ -33,7 +33,8 @@ EVENTS: dict[str, EventKind] = {
     "invitation_ended": EventKind("An invitation was withdrawn, declined or ran out.", ("reason",)),
     "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
     "launch_refused": EventKind(
-        "A launch was refused; `limit` is the one that it would have passed.",
+        "A launch was refused; `limit` is the one that it would have passed. The same one of the same person within an "
+        "hour is counted on it (`count`, `last_at`), and so is everything beyond 20 different ones.",
         ("server_name", "code", "message", "limit", "ask"),
     ),
     "launch_running": EventKind("A server came up.", ("server_name",)),

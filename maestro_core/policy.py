@@ -15,7 +15,7 @@ from .models import read_model
 from .names import check_name
 from .packages import PackagePolicy
 from .profiles import Allow, Image, Profile
-from .quota import PoolQuota, Quota, Quotas
+from .quota import PoolQuota, Quota, Quotas, WorkspaceQuota
 
 MAX_POLICY_BYTES = 1024 * 1024
 
@@ -147,9 +147,9 @@ def _entries(data: Mapping[Any, Any]) -> Iterator[tuple[str, type[BaseModel], An
             yield f"{section}.{number}", model, entry
     quotas = _mapping(data.get("quotas"))
     yield "quotas.everyone", Quota, quotas.get("everyone")
-    for level in ("groups", "users", "workspaces"):
+    for level, limits in (("groups", Quota), ("users", Quota), ("workspaces", WorkspaceQuota)):
         for name, entry in _mapping(quotas.get(level)).items():
-            yield f"quotas.{level}.{name}", Quota, entry
+            yield f"quotas.{level}.{name}", limits, entry
     pools = _mapping(quotas.get("pools"))
     yield "quotas.pools.everyone", PoolQuota, pools.get("everyone")
     for name, entry in _mapping(pools.get("groups")).items():

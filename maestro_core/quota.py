@@ -20,6 +20,7 @@ from .models import read_model
 from .resources import parse_cpu, parse_gpu, parse_memory, show_cpu, show_memory
 
 MAX_SERVERS = 10_000
+MAX_WORKSPACES = 10_000
 MAX_TOTAL_CPU = 100_000.0
 MAX_TOTAL_MEMORY = 64 * 1024**5
 MAX_TOTAL_GPU = 100_000
@@ -59,8 +60,8 @@ class PoolQuota(BaseModel):
         return None if value is None else parse_gpu(value, MAX_TOTAL_GPU)
 
 
-class Quota(PoolQuota):
-    """Limits as everyone, a group, a user or a workspace has them: also of each single server and volume."""
+class WorkspaceQuota(PoolQuota):
+    """Limits as a workspace has them: also of each single server and volume."""
 
     max_cpu_per_notebook: float | None = None
     max_memory_per_notebook: int | None = None
@@ -83,6 +84,12 @@ class Quota(PoolQuota):
         return None if value is None else parse_gpu(value)
 
 
+class Quota(WorkspaceQuota):
+    """Limits as everyone, a group or a user has them: also of what a person makes."""
+
+    max_workspaces_per_user: int | None = Field(default=None, ge=0, le=MAX_WORKSPACES)
+
+
 class Pools(BaseModel):
     """What people share: ``everyone`` counts all servers, a group those of its members together."""
 
@@ -100,7 +107,7 @@ class Quotas(BaseModel):
     everyone: Quota = Quota()
     groups: dict[str, Quota] = {}
     users: dict[str, Quota] = {}
-    workspaces: dict[str, Quota] = {}
+    workspaces: dict[str, WorkspaceQuota] = {}
     pools: Pools = Pools()
 
 
@@ -127,7 +134,7 @@ LEVELS: dict[str, LevelKind] = {
     "everyone": LevelKind("everyone", False, "user", Quota, lambda q, _: q.everyone),
     "group": LevelKind("group {}", True, "user", Quota, lambda q, name: q.groups.get(name)),
     "user": LevelKind("user {}", True, "user", Quota, lambda q, name: q.users.get(name)),
-    "workspace": LevelKind("workspace {}", True, "workspace", Quota, lambda q, name: q.workspaces.get(name)),
+    "workspace": LevelKind("workspace {}", True, "workspace", WorkspaceQuota, lambda q, name: q.workspaces.get(name)),
     "pool": LevelKind("the pool of everyone", False, "pool", PoolQuota, lambda q, _: q.pools.everyone),
     "group-pool": LevelKind("the pool of group {}", True, "pool", PoolQuota, lambda q, name: q.pools.groups.get(name)),
 }
@@ -169,8 +176,10 @@ LIMITS: dict[str, LimitKind] = {
     "max_cpu_hours_per_month": LimitKind("cpu hours a month", "cpu hours this month", show_hours),
     "max_gpu_hours_per_month": LimitKind("GPU hours a month", "GPU hours this month", show_hours),
     "max_storage_per_workspace": LimitKind("storage a workspace", "storage", show_memory),
+    "max_workspaces_per_user": LimitKind("workspaces made", "workspaces", show_count),
 }
 STORAGE = "max_storage_per_workspace"
+WORKSPACES = "max_workspaces_per_user"
 BUDGETS = ("max_cpu_hours_per_month", "max_gpu_hours_per_month")
 
 
@@ -197,7 +206,7 @@ class Limit:
 
     Attributes:
         name: a key of :data:`LIMITS`.
-        value: servers, cores, bytes, GPUs or hours.
+        value: servers, cores, bytes, GPUs, hours or workspaces.
         source: the level that set it: ``everyone``, ``group data-science``, ``user ann``, ``workspace demo``, ``the
             pool of group data-science``.
         scope: ``user`` (counts the person's launches everywhere), ``workspace`` (everyone's in this workspace) or

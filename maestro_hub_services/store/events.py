@@ -1,13 +1,15 @@
-"""What happened: appended, never changed."""
+"""What happened: appended, never changed; what one person can make happen in a loop is counted on its first event."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
+from json import dumps
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.events import check_event
@@ -19,10 +21,18 @@ from .tables import event
 SPAWNER, RECONCILE, POLICY = "maestro-spawner", "reconcile", "policy"
 MEMBERSHIP, CULLER, PURGE = "membership", "idle-culler", "purge"
 
+#: how long an event counts what is the same; the next one begins a new event, so nothing older ever changes
+FOLD = timedelta(hours=1)
+#: different ones of a kind that one person leaves within that time; what is beyond them is counted together
+DIFFERENT = 20
+
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One event; ``user`` is whom it is about, ``fields`` as :data:`maestro_core.events.EVENTS` names them."""
+    """One event; ``user`` is whom it is about, ``fields`` as :data:`maestro_core.events.EVENTS` names them.
+
+    ``count``: how often it happened, from ``at`` to ``last_at`` (None: once); ``fields`` are the last one's then.
+    """
 
     id: int
     at: datetime
@@ -32,6 +42,9 @@ class EventRow:
     launch_id: str | None
     user: str | None
     fields: dict[str, Any]
+    count: int = 1
+    last_at: datetime | None = None
+    same: str | None = None
 
 
 class EventRepository:
@@ -55,16 +68,46 @@ class EventRepository:
         Raises:
             KeyError: a kind or field that is not in the table of events (a mistake of ours).
         """
-        values = {
-            "at": now(),
-            "kind": kind,
-            "actor": actor,
-            "workspace_id": workspace_id,
-            "launch_id": launch_id,
-            "user": user,
-            "fields": check_event(kind, fields),
-        }
-        await self._db.execute(insert(event), values)
+        await self._insert(kind, actor, workspace_id, launch_id, user, check_event(kind, fields), None)
+
+    async def count_up(self, kind: str, actor: str, *, user: str, **fields: Any) -> None:
+        """Add an event that one person can cause in a loop, or count it on one that is younger than :data:`FOLD`.
+
+        The same is what has the same fields. A person leaves :data:`DIFFERENT` events of a kind in that time, and one
+        more that counts all others, whatever they are. The caller holds a write transaction.
+
+        Raises:
+            KeyError: as :meth:`append`.
+        """
+        checked = check_event(kind, fields)
+        same = _hash(kind, actor, user, checked)
+        if await self._again(same, checked):
+            return
+        mine = and_(event.c.user == user, event.c.kind == kind, event.c.at > now() - FOLD)
+        found = (await self._db.execute(select(func.count()).select_from(event).where(mine))).scalar_one()
+        if found >= DIFFERENT:
+            same = _hash(kind, actor, user, "others")
+            if await self._again(same, checked):
+                return
+        await self._insert(kind, actor, None, None, user, checked, same)
+
+    async def _again(self, same: str, fields: dict[str, Any]) -> bool:
+        young = and_(event.c.same == same, event.c.at > now() - FOLD)
+        values = {"count": event.c.count + 1, "last_at": now(), "fields": fields}
+        return bool((await self._db.execute(update(event).where(young).values(**values))).rowcount)
+
+    async def _insert(
+        self,
+        kind: str,
+        actor: str,
+        workspace_id: str | None,
+        launch_id: str | None,
+        user: str | None,
+        fields: dict[str, Any],
+        same: str | None,
+    ) -> None:
+        values = {"kind": kind, "actor": actor, "workspace_id": workspace_id, "launch_id": launch_id, "user": user}
+        await self._db.execute(insert(event), {**values, "at": now(), "fields": fields, "same": same})
 
     async def latest(
         self, *, kinds: Sequence[str] = (), workspace_id: str | None = None, limit: int = 100
@@ -76,3 +119,7 @@ class EventRepository:
         if workspace_id is not None:
             query = query.where(event.c.workspace_id == workspace_id)
         return [EventRow(**row) for row in (await self._db.execute(query)).mappings()]
+
+
+def _hash(*what: Any) -> str:
+    return sha256(dumps(what, sort_keys=True, default=str).encode()).hexdigest()

@@ -94,7 +94,9 @@ workspace = Table(
     Column("purge_at", Moment),
     Column("purge_report", JSON(none_as_null=True)),
     Column("purged_at", Moment),
+    Column("creator_created", String(64)),  # creation stamp of created_by: whose quota it counts in
     UniqueConstraint("personal_user", "personal_created"),
+    Index("ix_workspace_created_by", "created_by"),
 )
 
 member = Table(
@@ -211,8 +213,14 @@ event = Table(
     Column("launch_id", _Id),
     Column("user", String(255)),  # whom it is about
     Column("fields", JSON, nullable=False),
+    # what repeats is counted on its event for a while: how often, when last, and a hash of what it is to be the same
+    Column("count", Integer, nullable=False, server_default="1"),
+    Column("last_at", Moment),
+    Column("same", String(64)),
     Index("ix_event_workspace_id_id", "workspace_id", "id"),
     Index("ix_event_kind_id", "kind", "id"),
+    Index("ix_event_same", "same", sqlite_where=text("same IS NOT NULL"), postgresql_where=text("same IS NOT NULL")),
+    Index("ix_event_user_kind_at", "user", "kind", "at"),
 )
 
 #: limits that admins set at runtime; a row wins over maestro.yaml's figure of the same level

@@ -21,7 +21,8 @@ FIRST_GID = 200_000
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceRow:
-    """One workspace; ``personal_user`` and ``personal_created`` say whose personal one it is."""
+    """One workspace; ``personal_user`` and ``personal_created`` say whose personal one it is, ``created_by`` and
+    ``creator_created`` who made it."""
 
     id: str
     name: str
@@ -43,6 +44,7 @@ class WorkspaceRow:
     purge_at: datetime | None = None
     purge_report: dict[str, Any] | None = None
     purged_at: datetime | None = None
+    creator_created: str | None = None
 
     @property
     def open(self) -> bool:
@@ -71,11 +73,13 @@ class WorkspaceRepository:
         template: str | None = None,
         settings: dict[str, Any] | None = None,
         personal_of: tuple[str, str] | None = None,
+        creator_created: str | None = None,
     ) -> WorkspaceRow:
         """Add a workspace. The caller holds a write transaction and has seen that the name is free.
 
         Args:
             personal_of: the user's name and creation stamp, for a personal workspace.
+            creator_created: creation stamp of ``created_by``: those who take the name later made none.
 
         Raises:
             sqlalchemy.exc.IntegrityError: if the name is taken after all.
@@ -95,6 +99,7 @@ class WorkspaceRepository:
             archived_by=None,
             archived_at=None,
             settings=settings,
+            creator_created=created if personal_of else creator_created,
         )
         await self._db.execute(insert(workspace), {name: getattr(row, name) for name in WorkspaceRow.__slots__})
         return row
@@ -176,6 +181,18 @@ class WorkspaceRepository:
             query = query.where(workspace.c.archived_at.is_(None))
         return [WorkspaceRow(**row) for row in (await self._db.execute(query)).mappings()]
 
+    async def made_by(self, user: str, created: str) -> int:
+        """How many workspaces somebody made of which something is left, without their personal one."""
+        mine = and_(workspace.c.created_by == user, workspace.c.creator_created == created)
+        query = select(func.count()).where(mine, *_LEFT)
+        return int((await self._db.execute(query)).scalar_one())
+
+    async def made(self) -> dict[tuple[str, str], int]:
+        """The same of everybody who made some, by name and creation stamp."""
+        who = (workspace.c.created_by, workspace.c.creator_created)
+        query = select(*who, func.count()).where(workspace.c.creator_created.is_not(None), *_LEFT).group_by(*who)
+        return {(name, created): count for name, created, count in (await self._db.execute(query)).all()}
+
     async def change(self, workspace_id: str, **values: Any) -> None:
         """Set columns of one workspace."""
         await self._db.execute(update(workspace).where(workspace.c.id == workspace_id).values(**values))
@@ -201,6 +218,10 @@ class WorkspaceRepository:
     async def _one(self, condition: Any) -> WorkspaceRow | None:
         row = (await self._db.execute(select(workspace).where(condition))).mappings().first()
         return None if row is None else WorkspaceRow(**row)
+
+
+#: conditions: no personal workspace, and something is left of it
+_LEFT = (workspace.c.personal.is_(False), workspace.c.purged_at.is_(None))
 
 
 def is_person(user: str, created: str, groups: Collection[str]) -> Any:

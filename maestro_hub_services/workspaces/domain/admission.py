@@ -226,9 +226,10 @@ async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, 
 
 
 async def note_refusal(unit: Unit, user: UserRef, server: str, ask: Any, error: MaestroError) -> None:
-    """Append the event of a refusal; what was asked for comes from anybody, so only a short one is kept."""
+    """Note a refusal; what was asked for comes from anybody, in a loop too, so repeats are counted and only a short one
+    is kept."""
     shown = ask if len(json.dumps(ask, default=str)) <= _ASK_LIMIT else {"too_long": True}
-    await unit.events.append(
+    await unit.events.count_up(
         "launch_refused",
         SPAWNER,
         user=user.name,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from maestro_core.allowance import InUse, Left, Use, left_of, used
+from maestro_core.allowance import InUse, Left, Use, check_workspaces, left_of, used
 from maestro_core.budget import Month, month_of
 from maestro_core.policy import Policy
-from maestro_core.quota import BUDGETS, STORAGE, Figures, Limit, PoolQuota, limits_for, storage_limit
+from maestro_core.quota import BUDGETS, STORAGE, WORKSPACES, Figures, Limit, PoolQuota, limits_for, storage_limit
 from maestro_core.workspaces import LimitList, LimitView, UserRef
 from maestro_hub_services.store import Held, LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.charges import Hours
@@ -27,6 +28,8 @@ async def view_limits(authority: Authority, caller: Caller, name: str) -> LimitL
     user, policy = caller.person, authority.policy.current
     async with opened(authority, caller, name, "read") as (unit, standing):
         limits, in_use = await standing_limits(authority, unit, policy, user, standing.workspace)
+        made = await unit.workspaces.made_by(user.name, user.created)
+        in_use = replace(in_use, user=replace(in_use.user, workspaces=made))
         return LimitList(workspace=standing.workspace.name, limits=tuple(_view(limit, in_use) for limit in limits))
 
 
@@ -140,6 +143,17 @@ async def size_of_new(unit: Unit, policy: Policy, workspace: str) -> int | None:
     return None if found is None else int(found.value)
 
 
+async def check_may_make(unit: Unit, policy: Policy, user: UserRef) -> None:
+    """See that a person may make one more workspace. What counts is the look in the transaction that makes it.
+
+    Raises:
+        MaestroError: ``quota_exceeded``.
+    """
+    overrides = await unit.quotas.holding((user.name, user.created), user.groups, None)
+    limit = Figures(policy.quotas, overrides).person(WORKSPACES, user.name, user.groups)
+    check_workspaces(limit, await unit.workspaces.made_by(user.name, user.created))
+
+
 def _view(limit: Limit, in_use: InUse) -> LimitView:
     amount = used(limit, in_use)
     left = next(iter(left_of([limit], in_use)), None)
@@ -155,7 +169,7 @@ def _view(limit: Limit, in_use: InUse) -> LimitView:
 def left_sentences(limits: Iterable[Limit], in_use: InUse) -> tuple[str, ...]:
     """What is left, one sentence a limit: of each kind the one of which the least is left."""
     least: dict[str, Left] = {}
-    for left in left_of(limits, in_use):
+    for left in left_of((limit for limit in limits if limit.name != WORKSPACES), in_use):  # a start makes none
         known = least.get(left.limit.name)
         if known is None or left.left < known.left:
             least[left.limit.name] = left

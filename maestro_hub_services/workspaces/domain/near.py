@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from maestro_core.allowance import InUse, Left, left_of
 from maestro_core.budget import Month, month_of
 from maestro_core.figures import NearList, NearView
-from maestro_core.quota import LIMITS, Figures, Limit, Override, PoolQuota, Quotas, storage_limit
+from maestro_core.quota import LIMITS, WORKSPACES, Figures, Limit, Override, PoolQuota, Quotas, storage_limit
 from maestro_hub_services.store import Place, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import now
 
@@ -49,13 +50,15 @@ Near = tuple[str, Left]
 async def _persons(unit: Unit, quotas: Quotas, rows: Rows, month: Month) -> list[Near]:
     held = await unit.launches.held_by_user()
     hours = await unit.charges.by_user(month)
+    made = await unit.workspaces.made()
     groups = await unit.launches.groups_by_user()
     found: list[Near] = []
-    for user in {*held, *hours}:
+    for user in {*held, *hours, *made}:
         own = [row for place, row in rows if place.level != "user" or (place.name, place.stamp) == user]
         figures = Figures(quotas, own)
-        limits = [figures.person(name, user[0], groups.get(user, ())) for name in _ADDING_UP]
-        found += _near(user[0], limits, InUse(user=use_of(held.get(user), hours.get(user))))
+        limits = [figures.person(name, user[0], groups.get(user, ())) for name in (*_ADDING_UP, WORKSPACES)]
+        use = replace(use_of(held.get(user), hours.get(user)), workspaces=made.get(user, 0))
+        found += _near(user[0], limits, InUse(user=use))
     return found
 
 

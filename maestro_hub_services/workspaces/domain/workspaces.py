@@ -27,7 +27,7 @@ from ..authority import Authority
 from ..identity import Caller
 from .access import Standing, opened, own_workspaces, personal_workspace
 from .lifecycle import may_purge_from
-from .limits import is_own, size_of_new
+from .limits import check_may_make, is_own, size_of_new
 from .members import known_to_hub, put
 
 
@@ -77,14 +77,15 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
 
     Raises:
         MaestroError: ``name_taken``, ``unknown_user``, ``unknown_group``, ``unknown_template``; ``profile_closed`` and
-            ``quota_exceeded`` for amounts and a disk that it cannot have; of the volume ``conflict`` or
-            ``start_failed``, and then nothing was created.
+            ``quota_exceeded`` for amounts and a disk that it cannot have, and for one workspace too many; of the volume
+            ``conflict`` or ``start_failed``, and then nothing was created.
     """
     user = caller.person
     _check_offered(authority, user, spec)
     members = [await known_to_hub(authority, member) for member in spec.members]
     async with authority.store.read() as unit:
         await _check_free(unit, spec.name)
+        await check_may_make(unit, authority.policy.current, user)
         size = check_disk(spec, await size_of_new(unit, authority.policy.current, spec.name), spec.name)
     workspace_id = new_id("w")
     # The volume first: a workspace without one would be half-made. A lost race for the name takes it away again.
@@ -92,6 +93,7 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
     try:
         async with authority.store.write() as unit:
             await _check_free(unit, spec.name)
+            await check_may_make(unit, authority.policy.current, user)
             made = await unit.workspaces.add(
                 spec.name,
                 user.name,
@@ -99,6 +101,7 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
                 description=spec.description,
                 template=spec.template,
                 settings=spec.stored() or None,
+                creator_created=user.created,
             )
             await unit.events.append("workspace_created", user.name, workspace_id=made.id, name=made.name)
             await put(unit, made, user.name, MemberSpec(user=user.name, role=Role.OWNER), user.created)
