@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,24 +28,61 @@ def binaries() -> Path | None:
 
 
 class Postgres:
-    """A running server.
+    """A server, running or killed.
 
     Args:
-        socket: the folder of its socket.
+        programs: where its programs lie.
+        folder: of its socket and data.
+        user: whom it runs as; None: whoever we are.
+        settings: further ones, ``name=value``.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, programs: Path, folder: Path, user: str | None, settings: Sequence[str]) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._user = user
+        self._settings = [f"-c{setting}" for setting in settings]
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections. After :meth:`kill` the children of the killed one may hold
+        its memory for a moment, so it is tried again."""
+        end = time.monotonic() + START_SECONDS
+        while not self._ready():
+            assert time.monotonic() < end, "Postgres does not start"
+            if self._server is None or self._server.poll() is not None:
+                self._server = subprocess.Popen(
+                    [self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder,
+                     "-c", "listen_addresses=", *self._settings],
+                    user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        done = subprocess.run([self._programs / "pg_isready", "-q", "-h", self._folder], timeout=10)
+        return done.returncode == 0 and self._server is not None
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait(30)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait(30)
 
     async def database(self) -> str:
         """The SQLAlchemy URL of a new, empty database."""
         name = f"test_{secrets.token_hex(4)}"
-        connection = await asyncpg.connect(host=str(self._socket), user="maestro", database="postgres")
+        connection = await asyncpg.connect(host=str(self._folder), user="maestro", database="postgres")
         try:
             await connection.execute(f'CREATE DATABASE "{name}"')
         finally:
             await connection.close()
-        return f"postgresql+asyncpg://maestro@/{name}?host={self._socket}"
+        return f"postgresql+asyncpg://maestro@/{name}?host={self._folder}"
 
 
 @contextmanager
@@ -55,24 +92,18 @@ def running_postgres(programs: Path, durable: bool = False) -> Iterator[Postgres
     user = _somebody()
     if user is not None:
         shutil.chown(folder, user)
-    data = folder / "data"
     loose = () if durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-    quick = [f"-c{setting}" for setting in loose]
+    server = Postgres(programs, folder, user, loose)
     try:
         subprocess.run(
-            [programs / "initdb", "-D", data, "-A", "trust", "-U", "maestro", "-E", "UTF8", "--no-sync"],
+            [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "maestro", "-E", "UTF8", "--no-sync"],
             user=user, cwd=folder, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", *quick],
-            user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
         try:
-            _wait(folder / ".s.PGSQL.5432", server)
-            yield Postgres(folder)
+            server.start()
+            yield server
         finally:
-            server.terminate()
-            server.wait(30)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,11 +114,3 @@ def _somebody() -> str | None:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in known else "nobody"
-
-
-def _wait(socket: Path, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not socket.exists():
-        assert server.poll() is None, "Postgres ended at once"
-        assert time.monotonic() < end, "Postgres does not start"
-        time.sleep(0.05)
