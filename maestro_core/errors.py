@@ -46,6 +46,7 @@ ERRORS: dict[str, ErrorKind] = {
     "unknown_launch": ErrorKind(404, 3, "There is no such launch, or it is somebody else's."),
     "unknown_request": ErrorKind(404, 3, "There is no such request for a package, or it is others'."),
     "unknown_quota": ErrorKind(404, 3, "No such quota was set at runtime."),
+    "unknown_version": ErrorKind(404, 3, "The environment of the workspace has no such version."),
     "unknown_path": ErrorKind(404, 3, "The API has no such path or method."),
     "name_taken": ErrorKind(409, 6, "Something else has that name already."),
     "conflict": ErrorKind(409, 6, "The thing is in a state that does not allow this now."),

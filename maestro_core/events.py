@@ -31,6 +31,10 @@ EVENTS: dict[str, EventKind] = {
     "member_invited": EventKind("Somebody was invited whom the Hub does not know yet.", ("role", "until")),
     "invitation_accepted": EventKind("An invitation became a membership.", ("role",)),
     "invitation_ended": EventKind("An invitation was withdrawn, declined or ran out.", ("reason",)),
+    "environment_changed": EventKind(
+        "A workspace's environment has a new version; `moved` says which packages it asks for otherwise than before.",
+        ("number", "parent", "reason", "moved"),
+    ),
     "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
     "launch_refused": EventKind(
         "A launch was refused; `limit` is the one that it would have passed. The same one of the same person within an "

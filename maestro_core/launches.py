@@ -176,6 +176,7 @@ class LaunchPlan(BaseModel):
         labels: Kubernetes labels, safe slugs.
         index_url, index_token: the package index, and this launch's password for it (user name ``launch``). Secret.
         default_url: what JupyterLab opens (``/lab/tree/Start here.ipynb``).
+        environment_version: of the workspace's environment that the server builds; 0: there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -198,6 +199,7 @@ class LaunchPlan(BaseModel):
     index_url: str = ""
     index_token: str = Field(default="", repr=False)
     default_url: str = "/lab"
+    environment_version: int = 0
 
     @property
     def read_only(self) -> bool:

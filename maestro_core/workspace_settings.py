@@ -154,7 +154,7 @@ class WorkspaceSettings(BaseModel):
             return None
         if isinstance(value, str | Mapping) or not isinstance(value, list | tuple):
             raise ValueError("this is a list of packages, each on a line of its own after '- '")
-        return tuple(_requirement(entry) for entry in value)
+        return tuple(check_requirement(entry) for entry in value)
 
     @field_validator("security")
     @classmethod
@@ -198,7 +198,12 @@ SECTIONS = tuple(WorkspaceSettings.model_fields)
 _NOTHING = WorkspaceSettings()
 
 
-def _requirement(entry: Any) -> str:
+def check_requirement(entry: Any) -> str:
+    """A package that an environment may ask for: a name, maybe with versions and extras.
+
+    Raises:
+        ValueError: it is something else; an address or a condition would mean another thing on every machine.
+    """
     try:
         wanted = Requirement(str(entry)[:200])
     except InvalidRequirement:

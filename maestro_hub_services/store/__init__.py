@@ -10,6 +10,7 @@ Opened by the workspaces service alone::
 """
 
 from .database import Store, StoreLocked, Unit
+from .environments import EnvironmentRow, LockRow
 from .events import EventRow
 from .invitations import InvitationRow
 from .launches import Held, LaunchRow
@@ -21,10 +22,12 @@ from .workspaces import WorkspaceRow
 
 __all__ = [
     "AskerRow",
+    "EnvironmentRow",
     "EventRow",
     "Held",
     "InvitationRow",
     "LaunchRow",
+    "LockRow",
     "MemberRow",
     "Place",
     "RequestRow",

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from .advisories import AdvisoryRepository
 from .charges import ChargeRepository
 from .clock import StepWatch
+from .environments import EnvironmentRepository
 from .events import EventRepository
 from .invitations import InvitationRepository
 from .launches import LaunchRepository
@@ -54,6 +55,7 @@ class Unit:
         self.usage = UsageRepository(connection)
         self.requests = RequestRepository(connection)
         self.rules = RuleRepository(connection)
+        self.environments = EnvironmentRepository(connection)
 
 
 class Store:

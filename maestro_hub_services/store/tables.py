@@ -344,3 +344,31 @@ package_rule = Table(
     Index("ix_package_rule_workspace_id", "workspace_id"),
     Index("ix_package_rule_request_id", "request_id"),
 )
+
+#: versions of a workspace's environment: what people asked for; never changed, each made from its parent
+environment = Table(
+    "environment",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("kind", String(16), nullable=False),  # what manages the packages: python
+    Column("number", Integer, nullable=False),  # counts up from 1 in each workspace and kind
+    Column("parent", Integer, nullable=False),  # 0: made from nothing
+    Column("author", String(255), nullable=False),
+    Column("launch_id", _Id),  # the server in which it was installed
+    Column("at", Moment, nullable=False),
+    Column("reason", String(200), nullable=False, server_default=""),
+    Column("python_version", String(16)),  # that the workspace asks for
+    Column("requirements", JSON, nullable=False),
+    UniqueConstraint("workspace_id", "kind", "number"),
+)
+
+#: the files of a version for one target (Python, platform, what the image has)
+environment_lock = Table(
+    "environment_lock",
+    metadata,
+    Column("environment_id", _Serial, ForeignKey("environment.id"), primary_key=True),
+    Column("target", String(80), primary_key=True),
+    Column("complete", Boolean, nullable=False),  # false: only what to prefer when it is resolved
+    Column("packages", JSON, nullable=False),  # [{name, version, hashes}]
+)

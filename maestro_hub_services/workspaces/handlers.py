@@ -8,6 +8,12 @@ from typing import Literal
 from pydantic import BaseModel
 
 from maestro_core.advisories import AdvisoryStatus
+from maestro_core.environments import (
+    EnvironmentBuild,
+    EnvironmentDiff,
+    EnvironmentHistory,
+    EnvironmentView,
+)
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearList, QuotaList, QuotaView
 from maestro_core.idle import IdleAnswer
@@ -25,6 +31,7 @@ from maestro_hub_services.store.clock import now
 from .domain import (
     admission,
     advisories,
+    environments,
     forms,
     idle,
     invitations,
@@ -146,6 +153,37 @@ async def remove_member(call: Call) -> None:
     await members.remove_member(
         call.authority, call.caller, path["workspace"], path["kind"], path["name"], at_once=_yes(call, "now")
     )
+
+
+async def view_environment(call: Call) -> EnvironmentView:
+    return await environments.view(call.authority, call.caller, call.path["workspace"], _version(call, "version"))
+
+
+async def change_environment(call: Call) -> Answer:
+    view = await environments.change(call.authority, call.caller, call.path["workspace"], call.body)
+    return Answer(view)
+
+
+async def environment_history(call: Call) -> EnvironmentHistory:
+    return await environments.history(call.authority, call.caller, call.path["workspace"])
+
+
+async def environment_diff(call: Call) -> EnvironmentDiff:
+    before, after = _version(call, "from") or 0, _version(call, "to")
+    return await environments.diff(call.authority, call.caller, call.path["workspace"], before, after)
+
+
+async def roll_back_environment(call: Call) -> EnvironmentView:
+    return await environments.roll_back(call.authority, call.caller, call.path["workspace"], call.body.version)
+
+
+async def environment_build(call: Call) -> EnvironmentBuild:
+    version, target = _version(call, "version") or 0, call.query.get("target", "")
+    return await environments.build_of(call.authority, call.caller, call.path["workspace"], version, target)
+
+
+async def keep_environment_build(call: Call) -> EnvironmentBuild:
+    return await environments.deposit(call.authority, call.caller, call.path["workspace"], call.body)
 
 
 async def view_limits(call: Call) -> LimitList:
@@ -320,6 +358,10 @@ def _all(call: Call) -> bool:
 
 def _yes(call: Call, name: str) -> bool:
     return call.query.get(name, "").lower() in ("1", "true", "yes")
+
+
+def _version(call: Call, name: str) -> int | None:
+    return int(_number(call, name, 0)) if call.query.get(name) else None
 
 
 def _number(call: Call, name: str, default: float) -> float:

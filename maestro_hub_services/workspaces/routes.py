@@ -13,6 +13,15 @@ from typing import Any
 from tornado.web import RequestHandler
 
 from maestro_core.advisories import AdvisoryBatch, AdvisoryStatus, Malware
+from maestro_core.environments import (
+    Deposit,
+    EnvironmentBuild,
+    EnvironmentChange,
+    EnvironmentDiff,
+    EnvironmentHistory,
+    EnvironmentView,
+    Rollback,
+)
 from maestro_core.figures import NearList, QuotaList, QuotaSpec, QuotaView
 from maestro_core.idle import IdleAnswer, IdleQuestion
 from maestro_core.invitations import Invitation, InvitationList, InvitationSpec
@@ -72,6 +81,12 @@ _WAIT = (
     Query("seen", "the ETag of the notices that are known, without its quotes"),
 )
 _OF = (Query("workspace", "its name; left out: the personal one"),)
+_VERSION = (Query("version", "its number; left out: the current one"),)
+_VERSIONS = (Query("from", "a version; left out: the empty one"), Query("to", "a version; left out: the current one"))
+_BUILD = (
+    Query("version", "its number"),
+    Query("target", "Python, platform and packages of the image: 3.11/linux-x86_64/0123456789ab"),
+)
 _FIGURE_OF = (
     Query("level", "everyone (default), group, user, workspace, pool or group-pool"),
     Query("name", "of the group, user or workspace"),
@@ -89,6 +104,7 @@ _POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
 R = "/requests/{request_id}"
+E = W + "/environment"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
     Route("GET", "/me", USE, do.me, Me, "Who I am to Maestro"),
@@ -120,6 +136,19 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/invitations", USE, do.my_invitations, InvitationList, "Invitations for me"),
     Route("POST", "/invitations/{invitation_id}/accept", MANAGE, do.accept_invitation, Member, "Become a member"),
     Route("DELETE", "/invitations/{invitation_id}", MANAGE, do.decline_invitation, None, "Decline", statuses=(204,)),
+    Route("GET", E, USE, do.view_environment, EnvironmentView, "Its packages: one version of its environment",
+          query=_VERSION),
+    Route("POST", E, USE, do.change_environment, EnvironmentView,
+          "Add and remove packages (editors): a new version, merged with what others changed", EnvironmentChange),
+    Route("GET", E + "/history", USE, do.environment_history, EnvironmentHistory, "The versions of its environment"),
+    Route("GET", E + "/diff", USE, do.environment_diff, EnvironmentDiff, "What is different between two versions",
+          query=_VERSIONS),
+    Route("POST", E + "/rollback", USE, do.roll_back_environment, EnvironmentView,
+          "A new version with the content of an old one (editors)", Rollback, statuses=(201,)),
+    Route("GET", E + "/build", USE, do.environment_build, EnvironmentBuild, "Notebook server: what it installs",
+          query=_BUILD),
+    Route("PUT", E + "/build", USE, do.keep_environment_build, EnvironmentBuild,
+          "Notebook server: what it resolved for its Python and platform (editors); the first answer stays", Deposit),
     Route("GET", W + "/limits", USE, do.view_limits, LimitList, "My limits there, what is in use, who set them"),
     Route("GET", "/quotas", ADMIN, do.list_quotas, QuotaList, "Every figure that is set, and who set it"),
     Route("GET", "/quotas/near", ADMIN, do.list_near, NearList, "Who has 80 % of a limit in use, or more"),

@@ -222,7 +222,11 @@ async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, 
         admitted.datasets,
         read_only=not may(launch.role, "write_files"),
     )
-    return build_plan(authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token)
+    async with authority.store.read() as unit:
+        version = await unit.environments.number(workspace.id)
+    return build_plan(
+        authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token, version
+    )
 
 
 async def note_refusal(unit: Unit, user: UserRef, server: str, ask: Any, error: MaestroError) -> None:

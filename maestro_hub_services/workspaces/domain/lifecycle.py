@@ -227,6 +227,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
     quotas = await unit.quotas.forget(Place("workspace", row.name, row.id))
     rules = await unit.rules.forget_workspace(row.id)
     requests = await unit.requests.forget_workspace(row.id)
+    versions = await unit.environments.forget_workspace(row.id)
     counted = {
         "members": members,
         "invitations": invitations,
@@ -234,6 +235,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
         "quotas": quotas,
         "decisions about packages": rules,
         "requests for packages": requests,
+        "versions of the environment": versions,
     }
     return [Removed(what=what, count=count) for what, count in counted.items() if count]
 

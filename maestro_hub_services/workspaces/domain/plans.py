@@ -67,6 +67,7 @@ def build_plan(
     template: str | None,
     mounts: tuple[Mount, ...],
     index_token: str,
+    environment_version: int = 0,
 ) -> LaunchPlan:
     """Put the plan together; nothing is decided here."""
     return LaunchPlan(
@@ -83,7 +84,8 @@ def build_plan(
         node_selector=profile.node_selector,
         tolerations=profile.tolerations,
         mounts=mounts,
-        environment=_environment(settings, user, workspace, launch, template),
+        environment=_environment(settings, user, workspace, launch, template)
+        | {"MAESTRO_ENVIRONMENT": str(environment_version or "")},
         labels={
             "maestro.user": label_value(user.name),
             "maestro.workspace": label_value(workspace.name),
@@ -93,6 +95,7 @@ def build_plan(
         index_url=settings.index_url,
         index_token=index_token,
         default_url=launch.default_url,
+        environment_version=environment_version,
     )
 
 

@@ -26,6 +26,7 @@ from maestro_hub_services.store.clock import new_id
 from ..authority import Authority
 from ..identity import Caller
 from .access import Standing, opened, own_workspaces, personal_workspace
+from .environments import follow_settings
 from .lifecycle import may_purge_from
 from .limits import check_may_make, is_own, size_of_new
 from .members import known_to_hub, put
@@ -105,6 +106,7 @@ async def create_workspace(authority: Authority, caller: Caller, spec: Workspace
             )
             await unit.events.append("workspace_created", user.name, workspace_id=made.id, name=made.name)
             await put(unit, made, user.name, MemberSpec(user=user.name, role=Role.OWNER), user.created)
+            await follow_settings(unit, made, user.name, WorkspaceSettings(), spec)
             for member, created in members:
                 if member.kind == "group" or member.name != user.name:  # the creator stays owner
                     await put(unit, made, user.name, member, created)
@@ -135,6 +137,7 @@ async def change_workspace(authority: Authority, caller: Caller, name: str, chan
         if "template" in named:
             values["template"] = change.template
         await unit.workspaces.change(workspace.id, **values)
+        await follow_settings(unit, workspace, caller.name, before, after)
         await unit.events.append("workspace_changed", caller.name, workspace_id=workspace.id, fields=sorted(named))
     return await view_workspace(authority, caller, name)
 

@@ -1,0 +1,352 @@
+"""The environment of a workspace: its versions, how changes become one, and what a server builds.
+
+Who only means to add a package after a decision of their own calls :func:`record` in the transaction of that decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from packaging.requirements import Requirement
+
+from maestro_core.environments import (
+    Deposit,
+    EnvironmentBuild,
+    EnvironmentChange,
+    EnvironmentDiff,
+    EnvironmentHistory,
+    EnvironmentSummary,
+    EnvironmentView,
+    LockedPackage,
+    PackageShown,
+    by_name,
+    merged,
+    moved,
+    name_of,
+)
+from maestro_core.errors import MaestroError
+from maestro_core.packages import decide
+from maestro_core.workspace_settings import WorkspaceSettings
+from maestro_hub_services.store import EnvironmentRow, LockRow, Unit, WorkspaceRow
+
+from ..authority import Authority
+from ..identity import Caller
+from .access import opened
+from .packages import package_policy
+
+#: versions that the history shows
+SHOWN = 100
+
+
+async def view(authority: Authority, caller: Caller, name: str, version: int | None) -> EnvironmentView:
+    """One version of a workspace's environment; the current one where None is given. Every member may see it.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``unknown_version``.
+    """
+    async with opened(authority, caller, name, "read") as (unit, standing):
+        row = await _version(unit, standing.workspace, version)
+        return await _view(unit, standing.workspace, row)
+
+
+async def history(authority: Authority, caller: Caller, name: str) -> EnvironmentHistory:
+    """The latest versions.
+
+    Raises:
+        MaestroError: ``unknown_workspace``.
+    """
+    async with opened(authority, caller, name, "read") as (unit, standing):
+        rows = await unit.environments.history(standing.workspace.id, SHOWN)
+        targets = await unit.environments.targets([row.id for row in rows])
+        versions = tuple(_summary(row, targets.get(row.id, ())) for row in rows)
+        return EnvironmentHistory(workspace=standing.workspace.name, versions=versions)
+
+
+async def diff(authority: Authority, caller: Caller, name: str, before: int, after: int | None) -> EnvironmentDiff:
+    """What is different between two versions; 0 is the empty one, None the current one.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``unknown_version``.
+    """
+    async with opened(authority, caller, name, "read") as (unit, standing):
+        workspace = standing.workspace
+        rows = [await _version(unit, workspace, number) for number in (before, after)]
+        views = [await _view(unit, workspace, row) for row in rows]
+        asked = [by_name(it.requirements) for it in views]
+        files = [{package.name: package.version for package in it.packages} for it in views]
+        return EnvironmentDiff(
+            workspace=workspace.name,
+            before=views[0].version,
+            after=views[1].version,
+            requirements=moved(*asked),
+            packages=moved(*files),
+        )
+
+
+async def change(authority: Authority, caller: Caller, name: str, change: EnvironmentChange) -> EnvironmentView:
+    """Add and remove packages: a new version, or the current one where that says it all already.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``forbidden`` for viewers; ``package_blocked`` where the policy holds one
+            back; ``conflict`` where somebody else changed the same package meanwhile.
+    """
+    async with opened(authority, caller, name, "install_packages") as (_, standing):
+        workspace = standing.workspace
+    await _check_policy(authority, workspace, change.add)
+    async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
+        launch_id = await _launch_of(unit, caller, standing.workspace) if change.built else None
+        row = await record(unit, standing.workspace, caller.name, change, launch_id=launch_id)
+        return await _view(unit, standing.workspace, row)
+
+
+async def roll_back(authority: Authority, caller: Caller, name: str, number: int) -> EnvironmentView:
+    """A new version with the content of an old one.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``forbidden``, ``unknown_version``; ``conflict`` for the current version.
+    """
+    async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
+        workspace, environments = standing.workspace, unit.environments
+        old, current = await _version(unit, workspace, number), await environments.newest(workspace.id)
+        if old is None or current is None or old.number == current.number:
+            raise MaestroError("conflict", f"Version {number} is the current one; name an older one to go back to.")
+        made = await environments.add(
+            workspace.id,
+            current.number,
+            caller.name,
+            old.requirements,
+            reason=f"back to version {number}",
+            python_version=old.python_version,
+        )
+        for lock in await environments.locks(old.id):
+            await environments.put_lock(made.id, lock.target, lock.packages, complete=lock.complete)
+        await _tell(unit, workspace, caller.name, current, made)
+        return await _view(unit, workspace, made)
+
+
+async def build_of(authority: Authority, caller: Caller, name: str, version: int, target: str) -> EnvironmentBuild:
+    """What a server of this target builds for a version.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``unknown_version``, ``invalid_request`` for what is no target.
+    """
+    async with opened(authority, caller, name, "read") as (unit, standing):
+        row = await _version(unit, standing.workspace, version)
+        return await _build(unit, row, target)
+
+
+async def deposit(authority: Authority, caller: Caller, name: str, given: Deposit) -> EnvironmentBuild:
+    """Keep what a server resolved for its target; the first one stays, and is the answer.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``forbidden`` for viewers, ``unknown_version``.
+    """
+    async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
+        row = await _version(unit, standing.workspace, given.version)
+        assert row is not None  # noqa: S101 - a deposit names a version from 1 on
+        kept = await unit.environments.lock(row.id, given.target)
+        if kept is None or not kept.complete:
+            await unit.environments.put_lock(row.id, given.target, given.packages, complete=True)
+        return await _build(unit, row, given.target)
+
+
+async def record(
+    unit: Unit, workspace: WorkspaceRow, author: str, change: EnvironmentChange, *, launch_id: str | None = None
+) -> EnvironmentRow | None:
+    """Make the version that a change leads to, inside a write transaction; the caller has asked policy and role.
+
+    Returns:
+        the new version, or the current one (None: there is none) where there is nothing to change.
+
+    Raises:
+        MaestroError: ``unknown_version`` for a parent that is none; ``conflict``.
+    """
+    environments = unit.environments
+    current = await environments.newest(workspace.id)
+    number = current.number if current else 0
+    base = await _version(unit, workspace, number if change.parent is None else change.parent)
+    before = by_name(current.requirements) if current else {}
+    known = by_name(base.requirements) if base else {}
+    asked = merged(change, known, before, number, current.author if current else "")
+    lock = await _next_lock(unit, change, base, current)
+    if asked == before and lock is None:
+        return current
+    made = await environments.add(
+        workspace.id,
+        number,
+        author,
+        tuple(asked.values()),
+        reason=change.reason,
+        python_version=current.python_version if current else _asked_python(workspace),
+        launch_id=launch_id,
+    )
+    if lock is not None:
+        await environments.put_lock(made.id, lock.target, lock.packages, complete=lock.complete)
+    await _tell(unit, workspace, author, current, made)
+    return made
+
+
+async def follow_settings(
+    unit: Unit, workspace: WorkspaceRow, author: str, before: WorkspaceSettings, after: WorkspaceSettings
+) -> None:
+    """What the settings say about packages and Python becomes a version: a workspace's first one, or the next."""
+    old, new = by_name(before.packages or ()), by_name(after.packages or ())
+    python = after.environment.python_version if after.environment else None
+    was_python = before.environment.python_version if before.environment else None
+    if old == new and python == was_python:
+        return
+    current = await unit.environments.newest(workspace.id)
+    asked = by_name(current.requirements) if current else {}
+    asked = {name: text for name, text in asked.items() if name not in old or name in new} | {
+        name: text for name, text in new.items() if old.get(name) != text
+    }
+    if current is None and not asked and python is None:
+        return
+    made = await unit.environments.add(
+        workspace.id,
+        current.number if current else 0,
+        author,
+        tuple(dict(sorted(asked.items())).values()),
+        reason="the workspace's settings",
+        python_version=python,
+    )
+    await _tell(unit, workspace, author, current, made)
+
+
+async def _check_policy(authority: Authority, workspace: WorkspaceRow, requirements: Iterable[str]) -> None:
+    """Refuse what the index would refuse anyway, before it is everybody's.
+
+    Raises:
+        MaestroError: ``package_blocked``.
+    """
+    policy = await package_policy(authority, workspace.name)
+    for text in requirements:
+        wanted = Requirement(text)
+        pins = [it.version for it in wanted.specifier if it.operator == "==" and not it.version.endswith("*")]
+        verdict = decide(policy, wanted.name, pins[0] if pins else None)
+        if not verdict.allowed:
+            raise MaestroError(
+                "package_blocked", verdict.reason, {"package": name_of(text), "action": verdict.action.value}
+            )
+
+
+async def _version(unit: Unit, workspace: WorkspaceRow, number: int | None) -> EnvironmentRow | None:
+    """A version; None for 0, the empty one, and for the current one where there is none yet.
+
+    Raises:
+        MaestroError: ``unknown_version``.
+    """
+    if number == 0:
+        return None
+    if number is None:
+        return await unit.environments.newest(workspace.id)
+    row = await unit.environments.get(workspace.id, number)
+    if row is None:
+        newest = await unit.environments.number(workspace.id)
+        raise MaestroError(
+            "unknown_version",
+            f"The environment of {workspace.name} has no version {number}; the newest is {newest}.",
+            {"version": number, "newest": newest},
+        )
+    return row
+
+
+async def _next_lock(
+    unit: Unit, change: EnvironmentChange, base: EnvironmentRow | None, current: EnvironmentRow | None
+) -> LockRow | None:
+    """The lock of the new version for the target of the server that made the change.
+
+    It is complete only where nobody else has changed anything meanwhile: what two servers have resolved on their own
+    may not go together, so the next one resolves it, with these versions where they fit.
+    """
+    built = change.built
+    if built is None or not (built.installed or built.removed):
+        return None
+    there = await unit.environments.nearest_lock(current, built.target) if current else None
+    before = {it.name: it for it in there.packages} if there else {}
+    packages = before | {it.name: it for it in built.installed}
+    packages = {name: it for name, it in packages.items() if name not in built.removed}
+    own = current is None or (there is not None and there.environment_id == current.id and there.complete)
+    if packages == before and own:
+        return None
+    alone = (base.number if base else 0) == (current.number if current else 0)
+    return LockRow(0, built.target, own and alone, tuple(packages[name] for name in sorted(packages)))
+
+
+async def _build(unit: Unit, row: EnvironmentRow | None, target: str) -> EnvironmentBuild:
+    if row is None:
+        return EnvironmentBuild(version=0, complete=True)
+    lock = await unit.environments.lock(row.id, target)
+    if lock is None:
+        lock = await unit.environments.nearest_lock(row, target) or await unit.environments.nearest_lock(row, None)
+    complete = lock is not None and lock.complete and (lock.environment_id, lock.target) == (row.id, target)
+    return EnvironmentBuild(
+        version=row.number,
+        python_version=row.python_version,
+        requirements=row.requirements,
+        complete=complete or (not row.requirements and lock is None),
+        packages=lock.packages if lock else (),
+        locked_for=lock.target if lock else None,
+    )
+
+
+async def _view(unit: Unit, workspace: WorkspaceRow, row: EnvironmentRow | None) -> EnvironmentView:
+    current = await unit.environments.number(workspace.id)
+    if row is None:
+        return EnvironmentView(workspace=workspace.name, version=0, parent=0, author="", at=None, current=current)
+    lock = await unit.environments.nearest_lock(row, None)
+    targets = (await unit.environments.targets([row.id])).get(row.id, ())
+    return EnvironmentView(
+        workspace=workspace.name,
+        current=current,
+        packages=_shown(lock.packages if lock else ()),
+        settled=bool(targets) or not row.requirements,
+        **_summary(row, targets).model_dump(),
+    )
+
+
+def _summary(row: EnvironmentRow, targets: tuple[str, ...]) -> EnvironmentSummary:
+    return EnvironmentSummary(
+        version=row.number,
+        parent=row.parent,
+        author=row.author,
+        at=row.at,
+        reason=row.reason,
+        requirements=row.requirements,
+        python_version=row.python_version,
+        targets=targets,
+    )
+
+
+def _shown(packages: Iterable[LockedPackage]) -> tuple[PackageShown, ...]:
+    return tuple(PackageShown(name=it.name, version=it.version) for it in packages)
+
+
+async def _launch_of(unit: Unit, caller: Caller, workspace: WorkspaceRow) -> str | None:
+    user = caller.person
+    for server in caller.servers or ():
+        launch = await unit.launches.of_server(user.name, user.created, server)
+        if launch is not None and launch.workspace_id == workspace.id:
+            return launch.id
+    return None
+
+
+def _asked_python(workspace: WorkspaceRow) -> str | None:
+    asked = WorkspaceSettings.read(workspace.settings).environment
+    return asked.python_version if asked else None
+
+
+async def _tell(
+    unit: Unit, workspace: WorkspaceRow, author: str, before: EnvironmentRow | None, made: EnvironmentRow
+) -> None:
+    changes = moved(by_name(before.requirements) if before else {}, by_name(made.requirements))
+    await unit.events.append(
+        "environment_changed",
+        author,
+        workspace_id=workspace.id,
+        launch_id=made.launch_id,
+        number=made.number,
+        parent=made.parent,
+        reason=made.reason,
+        moved=[it.show() for it in changes],
+    )
