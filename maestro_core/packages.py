@@ -206,6 +206,15 @@ def _check_address(address: object) -> None:
         raise ValueError("an upstream is an address that starts with https://, http:// or file:///")
 
 
+def _name_pattern(text: str) -> str:
+    """A normal name, or the beginning of one with ``*`` after it."""
+    if not text.endswith("*"):
+        return normal_name(text)
+    start = text.removesuffix("*")
+    head = start.rstrip("-_.")
+    return normal_name(head) + ("-" if start != head else "") + "*"
+
+
 class IndexSettings(BaseModel):
     """Where the package index takes packages from.
 
@@ -216,6 +225,11 @@ class IndexSettings(BaseModel):
             of the index is configured to use.
         channels: conda channels by name, each with its own address.
         cache: how much the index keeps on disk, in bytes.
+        internal_names: names of your own, that no upstream is ever asked for: ``acme-tools``, or ``acme-*`` for all
+            that begin so.
+        internal_upstream: the indexes that have them; empty: only folders of pip's ``find-links`` may.
+        merge_indexes: take versions of one project from all indexes that have some, as pip does, instead of from the
+            first one alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -224,8 +238,22 @@ class IndexSettings(BaseModel):
     channel_alias: str = ""
     channels: dict[str, str] = Field(default_factory=dict)
     cache: int = Field(default=10 * 1024**3, ge=0)
+    internal_names: tuple[str, ...] = ()
+    internal_upstream: tuple[str, ...] = ()
+    merge_indexes: bool = False
 
-    @field_validator("upstream", mode="before")
+    def is_internal(self, name: str) -> bool:
+        """Whether a name (normal) is one of your own."""
+        return any(
+            name.startswith(own.removesuffix("*")) if own.endswith("*") else name == own for own in self.internal_names
+        )
+
+    @field_validator("internal_names")
+    @classmethod
+    def _internal_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_name_pattern(name) for name in value)
+
+    @field_validator("upstream", "internal_upstream", mode="before")
     @classmethod
     def _upstream(cls, value: Any) -> Any:
         if value is None:

@@ -83,6 +83,7 @@ class Upstream:
         redirects: path of the file server -> address.
         form: ``json`` or ``html``.
         away: answer nothing but 503.
+        statuses: path -> what is answered there instead.
         asked: paths in order, of both servers.
         extra: more keys of every JSON page.
         gate: files wait for it half-way.
@@ -93,6 +94,7 @@ class Upstream:
     redirects: dict[str, str] = field(default_factory=dict)
     form: str = "json"
     away: bool = False
+    statuses: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     gate: threading.Event | None = None
@@ -152,6 +154,8 @@ class _UpstreamHandler(web.RequestHandler):
         upstream.asked.append(path)
         if upstream.away:
             self.set_status(503)
+        elif path in upstream.statuses:
+            self.set_status(upstream.statuses[path])
         elif path in upstream.redirects:
             self.redirect(upstream.redirects[path])
         elif path in upstream.files:

@@ -3,7 +3,7 @@
 ``app.py`` is the whole service on one page. A request goes through these rooms:
 
 ``authority.py``    whose token is it, and which policy is in force (asked at the workspaces service, kept 5 s)
-``upstream.py``     where packages come from (``pip_config.py``: what pip is told on this machine)
+``library.py``      which source owns a name (``upstream.py``: one source; ``pip_config.py``: what pip is told here)
 ``pages.py``        a project's page as data, from PEP 503 HTML or PEP 691 JSON
 ``views.py``        the page as this policy shows it, in either form
 ``downloads.py``    files: fetched once, verified, kept in ``cache.py``

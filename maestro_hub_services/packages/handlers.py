@@ -124,14 +124,21 @@ class IndexHandler(web.RequestHandler):
         except ValueError as error:
             raise web.HTTPError(404, reason=reason_phrase(f"{error}.")) from None
 
-    async def listed(self, policy: CompiledPolicy, project: str) -> tuple[Page, str]:
+    async def listed(self, owner: TokenOwner, policy: CompiledPolicy, project: str) -> tuple[Page, str]:
         """The project's page and its stamp.
 
         Raises:
             tornado.web.HTTPError: 404 where upstream has none.
+            MaestroError: as :meth:`.library.Library.listing`.
         """
         shelf = await self.index.shelf(policy)
-        listing = await shelf.library.listing(project)
+        try:
+            listing = await shelf.library.listing(project)
+        except MaestroError as error:
+            if error.code == "package_blocked":  # clients swallow what is said here; the notebook tells it
+                verdict = Verdict(Action.BLOCK, error.message, "internal_names")
+                self.index.denials.record(owner.launch_id, policy, project, None, "", verdict)
+            raise
         if listing is None:
             raise web.HTTPError(404, reason=f"There is no package {project} at the index behind this one.")
         return listing.page, listing.stamp
@@ -202,9 +209,9 @@ class ProjectHandler(IndexHandler):
     """``/simple/<project>/``: the real files, those that the policy refuses included."""
 
     async def get(self, name: str) -> None:
-        _, policy = await self.admitted()
+        owner, policy = await self.admitted()
         form = self.form()
-        page, stamp = await self.listed(policy, self.project(name))
+        page, stamp = await self.listed(owner, policy, self.project(name))
         self.send_body(await self.index.page_body(page, stamp, policy, form), form)
 
     head = get
@@ -298,7 +305,7 @@ class FileHandler(DeliveryHandler):
 
     async def get(self, name: str, segment: str, filename: str) -> None:
         owner, policy = await self.admitted()
-        page, _ = await self.listed(policy, self.project(name))
+        page, _ = await self.listed(owner, policy, self.project(name))
         file, suffix = _find(page, filename)
         if file is None:
             raise web.HTTPError(404, reason=f"The project {page.name} has no file of that name.")

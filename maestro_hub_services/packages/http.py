@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import netrc
 import os
@@ -43,6 +44,17 @@ def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
     secret, _, host = parts.netloc.rpartition("@")
     user, _, password = secret.partition(":")
     return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password))
+
+
+def is_here(host: str) -> bool:
+    """Whether a host's name or address means this machine, or what only this machine can reach (link-local)."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def away(url: str, why: str) -> MaestroError:
@@ -112,7 +124,7 @@ class Http:
             try:
                 location = response.headers.get("location") if response.is_redirect else None
                 if location:
-                    url = urljoin(url, location)
+                    url = self._redirected(url, location)
                     continue
                 if response.status_code >= 500 or response.status_code == 401:
                     self._note_away(url, response.status_code)
@@ -129,6 +141,14 @@ class Http:
         if parts.scheme not in ("http", "https") or not parts.hostname or not may_visit(parts.hostname):
             _log.warning("Refused to follow upstream to %s://%s", parts.scheme, parts.hostname)
             raise away(url, "is none that the configured index named, so it was not asked")
+
+    @staticmethod
+    def _redirected(url: str, location: str) -> str:
+        """Where a redirect leads; never from https to http, where anybody on the way could answer."""
+        target = urljoin(url, location)
+        if url.startswith("https:") and target.startswith("http:"):
+            raise away(url, "redirects to an address without TLS")
+        return target
 
     def _note_away(self, url: str, reason: object) -> None:
         _log.warning("Upstream %s does not answer: %s", urlsplit(url).hostname, str(reason) or type(reason).__name__)

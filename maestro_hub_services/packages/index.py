@@ -17,11 +17,12 @@ from .cache import DiskCache
 from .denials import Denials
 from .downloads import Downloads
 from .http import Http
+from .library import Library, Names
 from .negotiation import Form
 from .once import shared
 from .pages import Page
 from .pip_config import PipConfig, PipConfigError, read_pip_config
-from .upstream import Library, make_sources
+from .upstream import Remote, make_source
 from .views import Body, BodyCache, render_names, render_page
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Index:
             MaestroError: ``upstream_unavailable`` if pip could not be asked.
         """
         self._cache.limit = policy.index.cache
-        key = "\n".join(policy.index.upstream)
+        key = policy.index.model_dump_json(exclude={"cache"})
         shelf = self._shelves.get(key)
         return (
             shelf
@@ -117,9 +118,19 @@ class Index:
 
         return await shared(self._rendering, " ".join(key), render)
 
-    async def names_body(self, names: list[str], form: Form) -> Body:
-        """The root page."""
-        return await asyncio.to_thread(render_names, names, form, self.prefix)
+    async def names_body(self, names: Names, form: Form) -> Body:
+        """The root page, rendered once for everybody."""
+        key = (names.stamp, form)
+        body = self._bodies.get(key)
+        if body is not None:
+            return body
+
+        async def render() -> Body:
+            made = await asyncio.to_thread(render_names, names.names, form, self.prefix)
+            self._bodies.put(key, made)
+            return made
+
+        return await shared(self._rendering, " ".join(key), render)
 
     async def _open_shelf(self, settings: IndexSettings, key: str) -> Shelf:
         try:
@@ -130,12 +141,23 @@ class Index:
                 raise MaestroError("upstream_unavailable", str(error)) from None
             config = PipConfig()
         indexes, links = (settings.upstream, ()) if settings.upstream else (config.indexes, config.find_links)
-        http = Http(config, (*indexes, *links))
+        http = Http(config, (*indexes, *links, *settings.internal_upstream))
         await http.open()
-        library = Library(make_sources(indexes, links, http, self._cache))
+        library = self._library(settings, indexes, links, http)
         shelf = self._shelves[key] = Shelf(library, Downloads(http, self._cache), http)
         _log.info("Packages come from %s", ", ".join(_shown(address) for address in (*links, *indexes)) or "nowhere")
         return shelf
+
+    def _library(
+        self, settings: IndexSettings, indexes: tuple[str, ...], links: tuple[str, ...], http: Http
+    ) -> Library:
+        alone = len(indexes) + len(links) == 1
+        sources = [make_source(address, http, self._cache, links=True, alone=alone) for address in links]
+        folders = [source for source in sources if not isinstance(source, Remote)]
+        sources += [make_source(address, http, self._cache, alone=alone) for address in indexes]
+        own = settings.internal_upstream
+        internal = [make_source(address, http, self._cache, alone=len(own) == 1) for address in own]
+        return Library(tuple(sources), (*folders, *internal), settings)
 
 
 def _shown(address: str) -> str:

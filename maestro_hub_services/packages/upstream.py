@@ -1,4 +1,4 @@
-"""Where packages come from: indexes and pages of links in pip's order, read as one.
+"""One place where packages come from: an index or a page of links, on the network or in a folder.
 
 Each source answers with a project's page or None. Pages of an index on the network are kept in memory, and on disk for
 the time when it is away; folders are read as they are.
@@ -27,10 +27,10 @@ from packaging.utils import canonicalize_name
 from maestro_core.errors import MaestroError
 
 from .cache import DiskCache
-from .http import Http, away, split_credentials
+from .http import Http, away, is_here, split_credentials
 from .negotiation import HTML_V1, JSON_V1, TEXT_HTML
 from .once import shared
-from .pages import File, Page, PageError, is_json, make_file, merge, parse_html_page, parse_json_page, parse_names
+from .pages import File, Page, PageError, is_json, make_file, parse_html_page, parse_json_page, parse_names
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,9 @@ _ACCEPT = f"{JSON_V1}, {HTML_V1};q=0.2, {TEXT_HTML};q=0.1"
 #: how long a page counts as fresh, in seconds: what upstream says, within these bounds
 MIN_FRESH, USUAL_FRESH, MAX_FRESH = 5.0, 60.0, 600.0
 _MAX_PAGE_BYTES = 256 * 1024**2
-#: pip takes these for "not here" too (some indexes on object stores answer 403 for a name that they do not have)
-_NOT_HERE = (403, 404, 410)
+#: an index says that it has no such project. 403 is one more of these for an index that stands alone (object stores
+#: answer so): where another would be asked next, it may own the name and not show it to us.
+_NOT_HERE = (404, 410)
 _REMEMBERED_BYTES = 24 * 1024**2
 
 
@@ -71,7 +72,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True)
-class _Document:
+class Document:
     """A page as upstream sent it; ``body`` is None where upstream has no such page."""
 
     url: str
@@ -86,23 +87,28 @@ class _Document:
         return json.dumps(kept).encode() + b"\n"
 
 
-class _Remote(Source):
+class Remote(Source):
     """What the sources on the network share: fetching, remembering, going on when upstream is away."""
 
-    def __init__(self, address: str, http: Http, cache: DiskCache) -> None:
+    def __init__(self, address: str, http: Http, cache: DiskCache, alone: bool = True) -> None:
         self.address, _ = split_credentials(address)
         self._http = http
         self._cache = cache
         self._hosts = {urlsplit(self.address).hostname or ""}
-        self._documents: OrderedDict[str, _Document] = OrderedDict()
-        self._parsed: dict[str, tuple[_Document, Any]] = {}
-        self._running: dict[str, asyncio.Task[_Document]] = {}
+        self._not_here = (*_NOT_HERE, 403) if alone else _NOT_HERE
+        self._documents: OrderedDict[str, Document] = OrderedDict()
+        self._parsed: dict[str, tuple[Document, Any]] = {}
+        self._running: dict[str, asyncio.Task[Document]] = {}
         self._remembered = 0
 
     def may_visit(self, host: str) -> bool:
         return host in self._hosts
 
-    async def _read(self, url: str, what: str, parse: Callable[[_Document], Any]) -> Any:
+    def _may_name(self, host: str) -> bool:
+        """Whether a page may lead to that host: to this machine only if the index is on it."""
+        return not is_here(host) or is_here(urlsplit(self.address).hostname or "")
+
+    async def _read(self, url: str, what: str, parse: Callable[[Document], Any]) -> Any:
         """The parsed page at ``url``, or None; ``what`` tells apart what is read from the same page."""
         document = self._documents.get(url)
         if document is None or document.fresh_until <= time.time():
@@ -118,16 +124,18 @@ class _Remote(Source):
                 raise away(url, f"sent a page that cannot be read ({error})") from None
             self._parsed[key] = kept
             if isinstance(kept[1], Page):
-                self._hosts |= kept[1].hosts
+                self._hosts |= {host for host in kept[1].hosts if self._may_name(host)}
         return kept[1]
 
-    async def _refresh(self, url: str) -> _Document:
+    async def _refresh(self, url: str) -> Document:
         """Ask upstream; when it is away, take what is kept.
 
         Raises:
             MaestroError: ``upstream_unavailable``, and nothing is kept.
         """
         known = self._documents.get(url) or await self._from_disk(url)
+        if known is not None and known.body is None:
+            known = None  # "not here" may be wrong by now, and another index would be asked instead
         if known is not None and self._http.is_away(url):
             return self._remember(url, replace(known, fresh_until=time.time() + MIN_FRESH))
         try:
@@ -138,7 +146,7 @@ class _Remote(Source):
             return self._remember(url, replace(known, fresh_until=time.time() + MIN_FRESH))
         return self._remember(url, document)
 
-    async def _fetch(self, url: str, known: _Document | None) -> _Document:
+    async def _fetch(self, url: str, known: Document | None) -> Document:
         headers = {"Accept": _ACCEPT}
         if known is not None and known.etag:
             headers["If-None-Match"] = known.etag
@@ -147,29 +155,29 @@ class _Remote(Source):
             fresh_until = now + _freshness(response.headers)
             if response.status_code == 304 and known is not None:
                 return replace(known, fetched=now, fresh_until=fresh_until)
-            if response.status_code in _NOT_HERE:
-                body = None
+            if response.status_code in self._not_here:
+                body, fresh_until = None, now + MIN_FRESH
             elif response.status_code == 200:
                 body = await _body(response)
             else:
                 raise away(url, f"answered {response.status_code}")
             kind, etag = response.headers.get("content-type", TEXT_HTML), response.headers.get("etag", "")
-            document = _Document(str(response.url), kind, body, etag, now, fresh_until)
+            document = Document(str(response.url), kind, body, etag, now, fresh_until)
         await self._cache.write(_disk_name(url), document.header() + (body or b""))
         return document
 
-    async def _from_disk(self, url: str) -> _Document | None:
+    async def _from_disk(self, url: str) -> Document | None:
         path = await self._cache.find(_disk_name(url))
         if path is None:
             return None
         try:
             header, _, body = (await asyncio.to_thread(path.read_bytes)).partition(b"\n")
             kept = json.loads(header)
-            return _Document(kept["url"], kept["content_type"], body if kept["here"] else None, kept["etag"], 0.0, 0.0)
+            return Document(kept["url"], kept["content_type"], body if kept["here"] else None, kept["etag"], 0.0, 0.0)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _remember(self, url: str, document: _Document) -> _Document:
+    def _remember(self, url: str, document: Document) -> Document:
         old = self._documents.pop(url, None)
         if old is not None and old.body == document.body:
             document = replace(document, body=old.body)  # the same object: what was parsed from it stays
@@ -183,7 +191,7 @@ class _Remote(Source):
         return document
 
 
-class RemoteIndex(_Remote):
+class RemoteIndex(Remote):
     """An index on the network: PEP 691 where it speaks it, else PEP 503."""
 
     async def page(self, project: str) -> Page | None:
@@ -191,14 +199,14 @@ class RemoteIndex(_Remote):
         return page if isinstance(page, Page) else None
 
     async def names(self) -> list[str]:
-        def parse(document: _Document) -> list[str]:
+        def parse(document: Document) -> list[str]:
             return parse_names(document.body or b"", document.content_type, document.url)
 
         names = await self._read(f"{self.address.rstrip('/')}/", "names", parse)
         return names if isinstance(names, list) else []
 
 
-class RemoteLinks(_Remote):
+class RemoteLinks(Remote):
     """A page of links on the network (pip's ``find-links``)."""
 
     async def page(self, project: str) -> Page | None:
@@ -286,77 +294,17 @@ class LocalLinks(Source):
         return parse_html_page(self.path.read_bytes(), self.path.absolute().as_uri(), project)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A project's page and a name for this very content, by which what is made of it can be kept."""
-
-    page: Page
-    stamp: str
-
-
-class Library:
-    """All sources as one, in pip's order: pages of links first, then the indexes.
+def make_source(address: str, http: Http, cache: DiskCache, links: bool = False, alone: bool = True) -> Source:
+    """The source at an address or path.
 
     Args:
-        sources: in order; of files with the same name the first counts.
+        links: it is a page or folder of links (pip's ``find-links``), and no index.
+        alone: there is no other source that would be asked after it.
     """
-
-    def __init__(self, sources: tuple[Source, ...]) -> None:
-        self.sources = sources
-        self._listings: OrderedDict[str, tuple[tuple[Page | None, ...], Listing]] = OrderedDict()
-        self._serial = 0
-
-    def may_visit(self, host: str) -> bool:
-        """Whether files may be fetched from that host: an index is there, or an index's page named it."""
-        return any(source.may_visit(host) for source in self.sources)
-
-    async def listing(self, project: str) -> Listing | None:
-        """The project's merged page; None if no source has it.
-
-        A source that does not answer, and of which nothing is kept, fails the whole page: another source's package of
-        that name might not be the one that is meant.
-
-        Raises:
-            MaestroError: ``upstream_unavailable``.
-        """
-        pages = tuple(await asyncio.gather(*(source.page(project) for source in self.sources)))
-        found = [page for page in pages if page is not None]
-        if not found:
-            return None
-        kept = self._listings.get(project)
-        if kept is None or any(old is not new for old, new in zip(kept[0], pages, strict=True)):
-            self._serial += 1
-            stamp = f"{id(self)}.{self._serial}"  # before anything is awaited: others count on meanwhile
-            kept = (pages, Listing(await asyncio.to_thread(merge, found), stamp))
-            self._listings[project] = kept
-        self._listings.move_to_end(project)
-        while len(self._listings) > 512:
-            self._listings.popitem(last=False)
-        return kept[1]
-
-    async def names(self) -> list[str]:
-        """Every project of every source, in normal spelling.
-
-        Raises:
-            MaestroError: ``upstream_unavailable``.
-        """
-        lists = await asyncio.gather(*(source.names() for source in self.sources))
-        return sorted({canonicalize_name(name) for names in lists for name in names})
-
-
-def make_sources(
-    indexes: tuple[str, ...], find_links: tuple[str, ...], http: Http, cache: DiskCache
-) -> tuple[Source, ...]:
-    """A source for each address, in pip's order."""
-    links: list[Source] = []
-    for address in find_links:
-        local = _local_path(address)
-        links.append(LocalLinks(local) if local else RemoteLinks(address, http, cache))
-    found: list[Source] = []
-    for address in indexes:
-        local = _local_path(address)
-        found.append(LocalIndex(local) if local else RemoteIndex(address, http, cache))
-    return (*links, *found)
+    local = _local_path(address)
+    if local is not None:
+        return LocalLinks(local) if links else LocalIndex(local)
+    return RemoteLinks(address, http, cache, alone) if links else RemoteIndex(address, http, cache, alone)
 
 
 def _local_path(address: str) -> Path | None:
@@ -365,7 +313,7 @@ def _local_path(address: str) -> Path | None:
     return None if address.startswith(("http://", "https://")) else Path(address)
 
 
-def _parse(document: _Document, project: str) -> Page:
+def _parse(document: Document, project: str) -> Page:
     body = document.body or b""
     if is_json(document.content_type):
         page = parse_json_page(body, document.url, project)
@@ -405,5 +353,5 @@ def _disk_name(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest() + ".page"
 
 
-def _weight(document: _Document) -> int:
+def _weight(document: Document) -> int:
     return len(document.body or b"") + 1024

@@ -19,19 +19,22 @@ import pytest
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from maestro_core.errors import MaestroError
 from maestro_hub_services.packages import authority as authority_module
 from maestro_hub_services.packages import downloads as downloads_module
+from maestro_hub_services.packages import index as index_module
 from maestro_hub_services.packages import pip_config
 from maestro_hub_services.packages.app import make_app
 from maestro_hub_services.packages.authority import Authority
 from maestro_hub_services.packages.cache import DiskCache
 from maestro_hub_services.packages.downloads import parse_range
 from maestro_hub_services.packages.handlers import reason_phrase
-from maestro_hub_services.packages.http import split_credentials
+from maestro_hub_services.packages.http import Http, split_credentials
 from maestro_hub_services.packages.index import Index
 from maestro_hub_services.packages.negotiation import HTML_V1, JSON_V1, choose_form, takes_gzip
 from maestro_hub_services.packages.pages import file_version, merge, parse_html_page, parse_json_page
 from maestro_hub_services.packages.pip_config import PipConfig, read_pip_config
+from maestro_hub_services.packages.upstream import Document, RemoteIndex
 from tests import package_kit as kit
 
 PREFIX = "/services/packages/"
@@ -191,6 +194,19 @@ class TestPage:
         assert [entry["name"] for entry in listed.json()["projects"]] == ["other-one", "small"]
         assert f'href="{PREFIX}simple/other-one/"' in (await room.get("simple/")).text
 
+    async def test_the_root_is_rendered_once(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+        rendered, render = [], index_module.render_names
+
+        def counted(*arguments: Any) -> Any:
+            rendered.append(arguments)
+            return render(*arguments)
+
+        monkeypatch.setattr(index_module, "render_names", counted)
+        room.upstream.add("small", "1.0")
+        for _ in range(3):
+            await room.get("simple/", Accept=JSON_V1)
+        assert len(rendered) == 1
+
     async def test_files_of_other_projects_are_not_listed(self, room: Room) -> None:
         room.upstream.add("small", "1.0")
         room.upstream.projects["small"].append({**room.upstream.projects["small"][0], "filename": "evil-1.0.tar.gz"})
@@ -303,6 +319,24 @@ class TestFiles:
         room.upstream.files["/moved"] = room.upstream.files[path]
         room.upstream.redirects[path] = f"http://localhost:{room.upstream.port}/moved"
         assert (await room.get(address)).content == room.upstream.files[path]
+
+    def test_no_redirect_leads_away_from_tls(self) -> None:
+        assert Http._redirected("https://a/x", "/y") == "https://a/y"
+        assert Http._redirected("http://a/x", "https://a/y") == "https://a/y"
+        with pytest.raises(MaestroError, match="redirects to an address without TLS"):
+            Http._redirected("https://a/x", "http://a/y")
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "169.254.169.254", "0.0.0.0"])
+    async def test_a_page_from_elsewhere_leads_to_nothing_of_this_machine(
+        self, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = RemoteIndex("https://mirror.example.org/simple/", Http(PipConfig()), DiskCache(tmp_path, 10**6))
+        await source._cache.open()
+        entries = [{"filename": f"a-{at}.tar.gz", "url": f"https://{at}/a"} for at in (host, "files.example.org")]
+        document = Document("u", JSON_V1, json.dumps({"files": entries}).encode(), "", 0.0, 9e9)
+        source._documents["https://mirror.example.org/simple/a/"] = document
+        assert await source.page("a") is not None
+        assert source.may_visit("files.example.org") and not source.may_visit(host.strip("[]"))
 
     async def test_a_page_cannot_name_a_file_of_this_machine(self, room: Room, tmp_path: Path) -> None:
         secret = tmp_path / "small-1.0.tar.gz"
@@ -510,7 +544,7 @@ class TestSources:
     async def test_several_indexes_and_folders_in_pips_order(
         self, servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path
     ) -> None:
-        """Like ``find-links``, ``index-url`` and ``extra-index-url`` of pip: the first of two equal names counts."""
+        """Like ``find-links``, ``index-url`` and ``extra-index-url`` of pip, where an admin lets them mix."""
         room = Room(*servers, tmp_path)
         room.upstream.add("small", "1.0")
         room.upstream.add("small", "2.0")
@@ -526,7 +560,7 @@ class TestSources:
             f'<a href="{kit.wheel_name("small", "4.0")}#sha256={kit.sha256(content)}">x</a>'
         )
         config = PipConfig(indexes=(room.upstream.url, (tmp_path / "index").as_uri()), find_links=(str(wheels),))
-        room.authority.rule()
+        room.authority.rule(index={"merge_indexes": True})
         async with opened(room, config):
             page = await room.page("small")
             versions = [entry["filename"].split("-")[1] for entry in page["files"]]
@@ -540,6 +574,79 @@ class TestSources:
             (folder / kit.wheel_name("small", "4.0")).write_bytes(b"forged")
             forged = await room.get(await room.address("small", kit.wheel_name("small", "4.0")))
             assert forged.status_code == 502
+
+    @pytest.fixture
+    async def other(self) -> AsyncIterator[kit.Upstream]:
+        """One more index."""
+        with kit.upstream_and_authority() as (upstream, _):
+            yield upstream
+
+    async def test_the_first_index_that_has_a_project_owns_it(self, room: Room, other: kit.Upstream) -> None:
+        """Else whoever publishes a higher version on another index gives it to everybody (dependency confusion)."""
+        room.upstream.add("small", "1.0")
+        other.add("small", "99.0")
+        other.add("theirs", "1.0")
+        room.rule(index={"upstream": [room.upstream.url, other.url]})
+        assert [entry["filename"] for entry in (await room.page("small"))["files"]] == [kit.wheel_name("small", "1.0")]
+        assert other.asked == []
+        assert len((await room.page("theirs"))["files"]) == 1
+        room.rule(index={"upstream": [room.upstream.url, other.url], "merge_indexes": True})
+        assert len((await room.page("small"))["files"]) == 2
+
+    @pytest.mark.parametrize("status", [403, 500, 503])
+    async def test_an_index_that_may_own_a_name_is_not_passed_over(
+        self, room: Room, other: kit.Upstream, status: int
+    ) -> None:
+        other.add("secret", "99.0")
+        room.upstream.statuses["/simple/secret/"] = status
+        room.rule(index={"upstream": [room.upstream.url, other.url]})
+        assert (await room.get("simple/secret/")).status_code == 502
+        assert other.asked == []
+
+    async def test_an_index_alone_may_answer_403_for_what_it_does_not_have(self, room: Room) -> None:
+        room.upstream.statuses["/simple/nothing/"] = 403
+        assert (await room.get("simple/nothing/")).status_code == 404
+
+    async def test_that_a_project_was_not_there_is_not_kept_for_when_its_index_is_away(
+        self, servers: tuple[kit.Upstream, kit.Authority], other: kit.Upstream, tmp_path: Path
+    ) -> None:
+        room = Room(*servers, tmp_path)
+        other.add("secret", "99.0")
+        room.authority.rule(index={"upstream": [room.upstream.url, other.url]})
+        async with opened(room):
+            assert (await room.get("simple/secret/")).status_code == 200
+        room.upstream.away = True
+        async with opened(room):
+            assert (await room.get("simple/secret/")).status_code == 502
+
+    async def test_internal_names_are_never_asked_of_upstream(self, room: Room, other: kit.Upstream) -> None:
+        for index in (room.upstream, other):
+            index.add("acme-tools", "1.0" if index is other else "99.0")
+            index.add("secretsauce", "1.0")
+            index.add("small", "1.0")
+        own = {"internal_names": ["Acme_*", "secretsauce"], "internal_upstream": other.url}
+        room.rule(index={"upstream": room.upstream.url, **own})
+        for name in ("acme-tools", "ACME.tools", "secretsauce"):
+            (entry,) = (await room.page(name))["files"]
+            assert "-1.0-" in entry["filename"] and (await room.get(entry["url"])).status_code == 200
+        assert (await room.get("simple/acme-nothing/")).status_code == 404
+        assert room.upstream.asked == []
+        await room.page("small")
+        assert "/simple/small/" in room.upstream.asked and "/simple/small/" not in other.asked
+        names = [entry["name"] for entry in (await room.get("simple/", Accept=JSON_V1)).json()["projects"]]
+        assert names == ["acme-tools", "secretsauce", "small"]
+        other.away = True
+        assert (await room.get("simple/acme-other/")).status_code == 502
+        assert not [path for path in room.upstream.asked if "acme" in path]
+
+    async def test_an_internal_name_without_an_index_of_its_own_is_refused_and_explained(self, room: Room) -> None:
+        room.upstream.add("acme-tools", "99.0")
+        room.rule(index={"upstream": room.upstream.url, "internal_names": ["acme-tools"]})
+        refused = await room.get("simple/acme-tools/")
+        assert refused.status_code == 403 and room.upstream.asked == []
+        assert "acme-tools is an internal name here (internal_names)" in refused.json()["detail"]
+        (denial,) = (await room.get("denials")).json()["denials"]
+        assert denial["package"] == "acme-tools" and "internal_upstream" in denial["message"]
 
     async def test_pip_itself_tells_where_packages_come_from(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
