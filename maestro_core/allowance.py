@@ -262,6 +262,17 @@ class Left:
         return f"{used} of {value} {counted}{whose}"
 
 
+def growing(limits: Iterable[Limit], before: Resources, after: Resources) -> list[Limit]:
+    """The limits that a running launch could pass by being resized: those of what it gets more of.
+
+    Its place is its own already, so no count of servers is among them; and what it gives back passes no limit, even
+    one that was lowered below it meanwhile.
+    """
+    counted = ("cpu",) * (after.cpu > before.cpu) + ("memory",) * (after.memory > before.memory)
+    budgets = ("max_cpu_hours_per_month",) if after.cpu > before.cpu else ()
+    return [limit for limit in limits if _AMOUNT_OF.get(limit.name) in counted or limit.name in budgets]
+
+
 def left_of(limits: Iterable[Limit], in_use: InUse) -> list[Left]:
     """What is left of each limit that something adds up to, in the order given."""
     found = [(limit, used(limit, in_use)) for limit in limits]

@@ -51,6 +51,9 @@ ERRORS: dict[str, ErrorKind] = {
     "name_taken": ErrorKind(409, 6, "Something else has that name already."),
     "conflict": ErrorKind(409, 6, "The thing is in a state that does not allow this now."),
     "server_running": ErrorKind(409, 6, "A server of that name is running or starting already."),
+    "restart_needed": ErrorKind(
+        409, 6, "A running server cannot be resized so; a restart does it, when it is asked for."
+    ),
     "too_large": ErrorKind(413, 2, "The request is larger than the service reads."),
     "start_failed": ErrorKind(502, 7, "The Hub accepted the launch, but the server did not start."),
     "hub_unavailable": ErrorKind(503, 7, "The Hub does not answer."),

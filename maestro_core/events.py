@@ -42,6 +42,7 @@ EVENTS: dict[str, EventKind] = {
         ("server_name", "code", "message", "limit", "ask"),
     ),
     "launch_running": EventKind("A server came up.", ("server_name",)),
+    "launch_scaled": EventKind("A running server was resized.", ("server_name", "resources", "was")),
     "launch_ending": EventKind("A server will be stopped, and its user is told.", ("server_name", "reason", "at")),
     "launch_spared": EventKind("A server that was to be stopped goes on.", ("server_name", "reason")),
     "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),

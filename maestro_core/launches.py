@@ -13,7 +13,7 @@ from .errors import MaestroError
 from .experiments import check_experiment
 from .models import read_model
 from .names import check_name
-from .resources import Resources
+from .resources import Resources, parse_cpu, parse_memory
 from .roles import Role
 from .workspaces import ServersShown, UserRef
 
@@ -332,6 +332,42 @@ class LaunchRequest(BaseModel):
         """
         asked = self.model_dump(exclude={"server_name", "user"}, exclude_none=True, exclude_unset=True)
         return parse_ask({"workspace": self.workspace} | asked)
+
+
+class ScaleRequest(BaseModel):
+    """The body of ``POST /launches/{session_id}/scale``: new amounts; what is left out stays as it is.
+
+    Attributes:
+        cpu: cores. memory: bytes.
+        restart: where the server cannot be resized while it runs, stop it and start it again with these amounts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: float | None = None
+    memory: int | None = None
+    restart: bool = False
+
+    @field_validator("cpu", mode="before")
+    @classmethod
+    def _cpu(cls, value: Any) -> float | None:
+        return None if value in (None, "") else parse_cpu(value)
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> int | None:
+        return None if value in (None, "") else parse_memory(value)
+
+    def of(self, held: Resources) -> Resources:
+        """What a server would have that holds ``held`` now.
+
+        Raises:
+            MaestroError: ``invalid_request`` when no amount is named.
+        """
+        if self.cpu is None and self.memory is None:
+            raise MaestroError("invalid_request", "Name the cpu, the memory or both that the server is to have.")
+        asked = {"cpu": self.cpu, "memory": self.memory}
+        return held.model_copy(update={name: amount for name, amount in asked.items() if amount is not None})
 
 
 class LaunchView(BaseModel):

@@ -24,6 +24,8 @@ FS_GROUP = 100
 CLIENT_VOLUME, SCRATCH_VOLUME = "maestro-clients", "maestro-scratch"
 #: the init container
 INIT_CONTAINER = "maestro-clients"
+#: what it gets at most: it writes three small files
+_INIT_CPU, _INIT_MEMORY = 0.5, 128 * 1024**2
 
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
@@ -104,9 +106,15 @@ def init_container(plan: LaunchPlan) -> dict[str, Any] | None:
         "name": INIT_CONTAINER,
         "command": ["/bin/sh", "-c", "\n".join(["set -eu", "umask 027", *lines])],
         "env": [{"name": variable, "value": literal(files[file])} for file, variable in names.items()],
-        "resources": resources(plan.resources.model_copy(update={"gpu": 0}), plan.gpu_resource),
+        "resources": resources(_of_the_init_container(plan.resources), plan.gpu_resource),
         "volumeMounts": [{"name": CLIENT_VOLUME, "mountPath": CLIENT_CONFIG_DIR}],
     }
+
+
+def _of_the_init_container(asked: Resources) -> Resources:
+    """Little: Kubernetes counts the largest init container against the node for as long as the pod lives, so as much as
+    the server's would take back nothing when that is made smaller."""
+    return Resources(cpu=min(asked.cpu, _INIT_CPU), memory=min(asked.memory, _INIT_MEMORY))
 
 
 def labels(plan: LaunchPlan, kept: Mapping[str, str]) -> dict[str, str]:

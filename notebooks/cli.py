@@ -160,13 +160,46 @@ def status(connect: Callable[[], Api], session: str | None, everyone: bool, json
 def stop(connect: Callable[[], Api], session: str, json_: bool) -> None:
     """Stop a server by its session id or by its workspace's name."""
     launcher = NotebookLauncher(api=connect())
+    session_id = _session_named(launcher, session)
+    with _err.status(f"Stopping {session} ..."):
+        stopped = launcher.stop(session_id)
+    _print_session(stopped, json_)
+
+
+def _session_named(launcher: NotebookLauncher, session: str) -> str:
+    """The id of a session that is named by it, or by the workspace in which it is the only one of one's own."""
     matching = [item for item in launcher.sessions() if session in (item.session_id, item.workspace)]
     if len(matching) > 1:
         known = ", ".join(item.session_id for item in matching)
         raise MaestroError("conflict", f"Several servers run in {session}; name one by its session id: {known}.")
-    with _err.status(f"Stopping {session} ..."):
-        stopped = launcher.stop(matching[0].session_id if matching else session)
-    _print_session(stopped, json_)
+    return matching[0].session_id if matching else session
+
+
+@main.command()
+@click.argument("session")
+@click.option("--cpu", metavar="CORES", help="Cores: 8, 0.5, 500m [default: as they are].")
+@click.option("--memory", metavar="SIZE", help="Memory: 16Gi, 512Mi [default: as it is].")
+@click.option("--restart", is_flag=True, help="Where it cannot be done while it runs: stop it and start it so.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="After a restart: until the server runs.")
+@click.option("--timeout", type=click.IntRange(1, 3600), default=300, show_default=True, help="Seconds to wait.")
+@as_json
+@click.pass_obj
+def scale(
+    connect: Callable[[], Api], session: str, cpu: str | None, memory: str | None, restart: bool, wait: bool,
+    timeout: int, json_: bool,
+) -> None:  # fmt: skip
+    """Give a running server other cpu and memory: maestro scale churn --cpu=8 --memory=16g
+
+    SESSION is its session id or its workspace's name. On Kubernetes its kernels go on meanwhile; where it cannot be
+    done so, you are told why, and --restart does it. It lasts until the server stops.
+    """
+    launcher = NotebookLauncher(api=connect())
+    session_id = _session_named(launcher, session)
+    with _err.status(f"Scaling {session} ..."):
+        scaled = launcher.scale(session_id, cpu, memory, restart, wait, timeout)
+    _print_session(scaled, json_)
+    if not json_:
+        _say(f"{'resources:':<14}{scaled.resources.show()}")
 
 
 @main.command("list")

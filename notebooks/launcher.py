@@ -146,6 +146,34 @@ class NotebookLauncher:
         """
         self._api.post(f"/launches/{segment(session_id)}/keep", {})
 
+    def scale(
+        self,
+        session_id: str,
+        cpu: float | str | None = None,
+        memory: int | str | None = None,
+        restart: bool = False,
+        wait: bool = True,
+        timeout: float = 300.0,
+    ) -> NotebookSession:
+        """Give a running server other cpu and memory. On Kubernetes kernels go on meanwhile.
+
+        Args:
+            cpu: cores (8, 0.5, "500m"); None: as they are.
+            memory: "16Gi" or bytes; None: as it is.
+            restart: where it cannot be done while the server runs, stop it and start it again with these amounts; the
+                session that is returned is then a new one.
+            wait: until that one runs.
+            timeout: seconds to wait.
+
+        Raises:
+            MaestroError: ``restart_needed`` with the reason where only a restart does it; ``quota_exceeded``,
+                ``profile_closed``, ``conflict`` when it does not run; ``unknown_launch``.
+        """
+        body: dict[str, Any] = {"cpu": cpu, "memory": memory, "restart": restart or None}
+        named = {key: value for key, value in body.items() if value is not None}
+        session = self._session(self._api.post(f"/launches/{segment(session_id)}/scale", named))
+        return self.wait(session.session_id, timeout) if wait and session.status == "reserved" else session
+
     def profiles(self, workspace: str | None = None) -> list[dict[str, Any]]:
         """The profiles that are open to oneself in a workspace, each with ``allowed`` and ``refusal``."""
         return list(self._api.get("/profiles", workspace=workspace or self._api.settings.workspace)["profiles"])

@@ -48,6 +48,7 @@ class LaunchRow:
     ends_kind: str | None = None
     ends_reason: str | None = None
     kept_at: datetime | None = None
+    resizing_at: datetime | None = None
 
     def due(self, moment: datetime) -> str | None:
         """Why it is over at that moment, for a reason of which its user was told; None: it is not, or not for one."""
@@ -192,10 +193,44 @@ class LaunchRepository:
         done = await self._db.execute(query.values(status=LaunchStatus.RUNNING.value, started_at=now()))
         if not done.rowcount:
             return False
-        names = ["launch_id", "workspace_id", "user", "user_created", "cpu", "gpu"]
-        held = select(launch.c.id, *(launch.c[name] for name in names[1:]), literal(wall()))
-        await self._db.execute(insert(charge).from_select([*names, "began"], held.where(launch.c.id == launch_id)))
+        await self._charge(launch_id, wall())
         return True
+
+    async def resize(self, launch_id: str, held: Resources) -> datetime | None:
+        """A running launch holds ``held`` (the higher of before and after) while its server is resized.
+
+        The caller holds the admission lock. What it is charged stays until :meth:`settle`.
+
+        Returns:
+            the stamp that settles it; None if it does not run, or is being resized.
+        """
+        stamp, idle = now(), launch.c.resizing_at.is_(None)
+        query = update(launch).where(launch.c.id == launch_id, launch.c.status == LaunchStatus.RUNNING.value, idle)
+        done = await self._db.execute(query.values(cpu=held.cpu, memory=held.memory, resizing_at=stamp))
+        return stamp if done.rowcount else None
+
+    async def settle(self, launch_id: str, stamp: datetime, held: Resources) -> bool:
+        """The server has ``held`` now, and is charged for it from now on; False if it ended, or was settled before."""
+        query = update(launch).where(launch.c.id == launch_id, _ACTIVE, launch.c.resizing_at == stamp)
+        done = await self._db.execute(query.values(cpu=held.cpu, memory=held.memory, resizing_at=None))
+        if not done.rowcount:
+            return False
+        moment = wall()
+        differs = and_(charge.c.launch_id == launch_id, charge.c.ended.is_(None), charge.c.cpu != held.cpu)
+        closed = await self._db.execute(update(charge).where(differs).values(ended=moment))
+        if closed.rowcount:
+            await self._charge(launch_id, moment)
+        return True
+
+    async def resizing(self) -> list[LaunchRow]:
+        """The active launches that are being resized."""
+        return await self._many(_ACTIVE, launch.c.resizing_at.is_not(None))
+
+    async def _charge(self, launch_id: str, moment: float) -> None:
+        """Begin to charge what a launch holds."""
+        names = ["launch_id", "workspace_id", "user", "user_created", "cpu", "gpu"]
+        held = select(launch.c.id, *(launch.c[name] for name in names[1:]), literal(moment))
+        await self._db.execute(insert(charge).from_select([*names, "began"], held.where(launch.c.id == launch_id)))
 
     async def end(self, launch_id: str, reason: str) -> bool:
         """-> ended, its index token dead; False if it had ended before."""

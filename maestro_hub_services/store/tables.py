@@ -144,6 +144,8 @@ launch = Table(
     Column("ends_kind", String(8)),  # role: its user's role is gone or lower; idle
     Column("ends_reason", String(200)),
     Column("kept_at", Moment),  # when its user last asked to keep it running
+    # since when its amounts are being changed: until it is settled, cpu and memory are the higher of before and after
+    Column("resizing_at", Moment),
     # one server has one active launch
     Index(
         "uq_launch_active_server",

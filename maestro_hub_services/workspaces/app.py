@@ -29,6 +29,7 @@ from .loops import LOOPS, run_for_ever
 from .nodes import make_nodes
 from .pages import page_routes, site_of
 from .policy_file import PolicyFile
+from .resizing import make_resizer
 from .routes import api_rules
 from .templates import Templates
 from .volumes import make_volumes
@@ -61,7 +62,9 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         tokens = IndexTokens(ensure_key(state, "index_token"))
         nodes = make_nodes(settings)
         stack.push_async_callback(nodes.close)
-        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes)
+        resizer = make_resizer(settings)
+        stack.push_async_callback(resizer.close)
+        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes, resizer)
         await load_malware(authority)
         yield authority
 

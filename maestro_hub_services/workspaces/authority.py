@@ -16,6 +16,7 @@ from .leftovers import Leftovers
 from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
+from .resizing import Resizer
 from .samples import Samples
 from .templates import Templates
 from .volumes import Volumes
@@ -35,11 +36,12 @@ class Authority:
     Attributes:
         store: the truth. hub: users, groups, servers. policy: ``maestro.yaml`` as it is in force.
         volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
-        nodes: where servers are placed, if on a cluster.
+        nodes: where servers are placed, if on a cluster. resizer: changes what running servers have.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
         samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
         malware: what is known to be malware, as the last import left it.
         purges: those that are being carried out, by workspace id.
+        resizes: the launches whose server is being resized by a request of this process.
     """
 
     settings: Settings
@@ -50,9 +52,11 @@ class Authority:
     tokens: IndexTokens
     templates: Templates
     nodes: Nodes
+    resizer: Resizer
     outcomes: Outcomes = field(default_factory=Outcomes)
     leftovers: Leftovers = field(default_factory=Leftovers)
     samples: Samples = field(default_factory=Samples)
     bell: Bell = field(default_factory=Bell)
     malware: KnownMalware = field(default_factory=KnownMalware)
     purges: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    resizes: set[str] = field(default_factory=set)

@@ -47,6 +47,7 @@ from .domain import (
     quotas,
     requests,
     reviewing,
+    scaling,
     tracking,
     usage,
     workspaces,
@@ -266,6 +267,11 @@ async def view_launch(call: Call) -> LaunchView:
 async def stop_launch(call: Call) -> Answer:
     view = await launching.stop_launch(call.authority, call.caller, call.path["session_id"])
     return Answer(view, 200 if view.status is LaunchStatus.ENDED else 202)
+
+
+async def scale_launch(call: Call) -> Answer:
+    view = await scaling.scale_launch(call.authority, call.caller, call.path["session_id"], call.body)
+    return Answer(view, 200 if view.status is LaunchStatus.RUNNING else 202)
 
 
 async def launch_usage(call: Call) -> LaunchUsage:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from maestro_core.errors import MaestroError
 
 from .authority import Authority
-from .domain import departures, invitations, lifecycle, missing_groups, usage
+from .domain import departures, invitations, lifecycle, missing_groups, scaling, usage
 
 log = logging.getLogger("maestro.loops")
 
@@ -37,6 +37,7 @@ LOOPS: tuple[Loop, ...] = (
     Loop("comparing groups with the Hub's", 20, missing_groups.forget_missing),
     Loop("writing figures of usage", 10, usage.flush),
     Loop("thinning figures of usage", 300, usage.tidy),
+    Loop("settling resizes that were cut off", 10, scaling.settle_cut_off),
     Loop("going on with purges", 10, lifecycle.go_on),
     Loop("removing invitations that ran out", 300, invitations.forget_run_out),
 )

@@ -35,6 +35,7 @@ from maestro_core.launches import (
     PlanRequest,
     ProfileList,
     ReleaseRequest,
+    ScaleRequest,
     TemplateList,
 )
 from maestro_core.lifecycle import PurgedTracking, PurgeReport, TrackingRemoved
@@ -177,6 +178,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", L, USE, do.view_launch, LaunchView, "One launch"),
     Route("DELETE", L, USE, do.stop_launch, LaunchView, "Stop its server; 202 while it still stops",
           statuses=(200, 202)),
+    Route("POST", L + "/scale", USE, do.scale_launch, LaunchView,
+          "Give its server other cpu and memory while it runs; with `restart` by a restart where that cannot be: then "
+          "the answer is the new launch, with 202 while it still starts", ScaleRequest, statuses=(200, 202)),
     Route("GET", L + "/usage", USE, do.launch_usage, LaunchUsage, "What it used, the oldest first", query=_HOURS),
     Route("POST", L + "/heartbeat", USE, do.heartbeat, Notices,
           "Notebook server: what it uses now; answers what its user is told", Heartbeat),

@@ -139,6 +139,19 @@ def test_a_stop_waits_until_the_server_has_ended(signed_in: Service) -> None:
         NotebookLauncher().stop("l1", timeout=0)
 
 
+def test_scaling_names_what_changes_and_waits_for_a_server_that_is_started_again(signed_in: Service) -> None:
+    scaled = {**LAUNCH, "resources": {"cpu": 8, "memory": 16 * 1024**3}}
+    signed_in.on("POST", "/launches/l1/scale", (200, scaled))
+    signed_in.on("GET", "/launches", (200, {"launches": [LAUNCH]}))
+    shown = run("scale", "demo", "--cpu=8", "--memory=16g")
+    assert shown.exit_code == 0 and "8 cpu, 16 GiB" in shown.stdout
+    assert signed_in.asked[-1][2] == {"cpu": "8", "memory": "16g"}
+    signed_in.on("POST", "/launches/l1/scale", (202, {**scaled, "session_id": "l2", "status": "reserved"}))
+    signed_in.on("GET", "/launches/l2", (200, {**scaled, "session_id": "l2"}))
+    assert NotebookLauncher().scale("l1", memory="1Gi", restart=True).session_id == "l2"
+    assert ("POST", {"memory": "1Gi", "restart": True}) in [(method, body) for method, _, body, _ in signed_in.asked]
+
+
 def test_the_command_prints_address_session_and_status(signed_in: Service) -> None:
     signed_in.on("POST", "/launches", (201, LAUNCH))
     signed_in.on("GET", "/launches/l1", (200, LAUNCH))

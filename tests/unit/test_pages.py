@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
-from maestro_core.launches import LaunchStatus, LaunchView
+from maestro_core.launches import LaunchStatus, LaunchView, ScaleRequest
 from maestro_core.lifecycle import PurgeReport, Removed
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
@@ -187,6 +187,10 @@ class FakeDesk:
 
     async def decline(self, invitation_id: str) -> None:
         self._do("decline", invitation_id)
+
+    async def scale(self, session_id: str, asked: ScaleRequest) -> LaunchView:
+        self._do("scale", session_id, asked.cpu, asked.memory, asked.restart)
+        return launch("demo").model_copy(update={"resources": Resources(cpu=asked.cpu, memory=asked.memory)})
 
     async def quotas(self) -> list[QuotaView]:
         return self.figures
@@ -371,6 +375,7 @@ async def test_a_session_that_may_not_manage_sends_no_form(world: World) -> None
         "invitations/accept",
         "invitations/decline",
         "stop/l-demo",
+        "scale/l-demo",
         "admin/quotas",
         "admin/quotas/remove",
     ],
@@ -422,6 +427,20 @@ async def test_a_running_server_opens_and_stops_and_a_starting_one_shows_its_pro
     assert world.desk.done == [("stop", "l-demo")]
     assert browser.page.find(role="status").get_text() == "The server in demo is stopping."
     assert browser.page.find("h1").get_text() == "Workspaces", "one comes back to where the button was"
+
+
+async def test_a_running_server_is_scaled_from_its_workspaces_page(world: World) -> None:
+    world.desk.running = [launch("demo")]
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    form = browser.page.find("form", action=f"{PREFIX}scale/l-demo")
+    assert [field["value"] for field in form.find_all("input", class_="form-control")] == ["2", "4Gi"]
+    await browser.send("scale/l-demo", cpu="8", memory="16g", back="demo")
+    assert browser.page.find(role="status").get_text() == "The server in demo has 8 cpu, 16 GiB."
+    await browser.send("scale/l-demo", cpu="1", memory="1Gi", back="demo", restart="1")
+    assert world.desk.done == [("scale", "l-demo", 8, 16 * 1024**3, False), ("scale", "l-demo", 1, 1024**3, True)]
+    await browser.send("scale/l-demo", cpu="lots", memory="1Gi", back="demo")
+    assert "'lots' is not an amount of cpu" in browser.page.find(role="status").get_text()
 
 
 async def test_the_cards_alone_are_asked_for_again_and_answered_only_when_they_changed(world: World) -> None:
@@ -648,8 +667,10 @@ async def test_a_form_sends_nobody_to_another_site(world: World) -> None:
     await browser.get()
     token = browser.page.find("input", attrs={"name": "_xsrf"})["value"]
     for back in ("https://evil.example", "//evil.example", "../../hub/logout", "admin"):
-        answer = await browser.client.post(f"{PREFIX}stop/l-demo", data={"_xsrf": token, "back": back})
-        assert answer.headers["location"].startswith(f"{PREFIX}w/")
+        for form in ("stop", "scale"):
+            fields = {"_xsrf": token, "back": back, "cpu": "1", "memory": "1Gi"}
+            answer = await browser.client.post(f"{PREFIX}{form}/l-demo", data=fields)
+            assert answer.headers["location"].startswith(f"{PREFIX}w/")
 
 
 # Quotas

@@ -81,7 +81,8 @@ def test_client_configuration_is_written_by_an_init_container_and_read_only_for_
     assert any("password s3cret" in content for content in contents)
     for file in ("pip.conf", "uv.toml", "netrc"):
         assert f"> /etc/maestro/{file}" in script
-    assert container["resources"]["requests"] == container["resources"]["limits"], "or the pod loses its class"
+    amounts = {"cpu": "0.5", "memory": "128Mi"}
+    assert container["resources"] == {"requests": amounts, "limits": amounts}, "or the pod loses its class"
 
 
 def test_without_an_index_there_is_no_init_container() -> None:

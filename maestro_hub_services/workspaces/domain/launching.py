@@ -31,6 +31,15 @@ async def start_launch(authority: Authority, caller: Caller, request: LaunchRequ
     user = await _whose(authority, caller, request.user)
     ask = request.ask()
     server = await _check_early(authority, caller, user, request, ask)
+    return await start_server(authority, user, server, ask)
+
+
+async def start_server(authority: Authority, user: UserRef, server: str, ask: SpawnAsk) -> LaunchView:
+    """The start itself: the Hub's word on it, and the decision's.
+
+    Raises:
+        MaestroError: as :func:`start_launch`, but for whose server it is.
+    """
     with authority.outcomes.expect(user.name, server) as decided:
         answer = await authority.hub.start_server(user.name, server, ask.as_user_options())
         outcome = await _outcome(authority, user, server, answer, decided)

@@ -41,6 +41,7 @@ _PAGES = (
     ("invitations/accept", lifecycle.AcceptForm),
     ("invitations/decline", lifecycle.DeclineForm),
     (f"stop/{_NAME}", handlers.StopForm),
+    (f"scale/{_NAME}", handlers.ScaleForm),
     ("admin", handlers.AdminPage),
     ("admin/quotas", quotas.QuotasPage),
     ("admin/quotas/remove", quotas.RemoveQuotaForm),

@@ -9,7 +9,7 @@ from typing import Literal
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
-from maestro_core.launches import LaunchView
+from maestro_core.launches import LaunchView, ScaleRequest
 from maestro_core.lifecycle import PurgeReport
 from maestro_core.usage import UsagePoint, WorkspaceUsage
 from maestro_core.workspaces import (
@@ -33,6 +33,7 @@ from ..domain import (
     near,
     ownership,
     quotas,
+    scaling,
     usage,
     workspaces,
 )
@@ -145,6 +146,10 @@ class Desk:
     async def stop(self, session_id: str) -> LaunchView:
         """Stop one of my servers (an admin: anybody's)."""
         return await launching.stop_launch(self._authority, self._caller, session_id)
+
+    async def scale(self, session_id: str, asked: ScaleRequest) -> LaunchView:
+        """Give one of my servers (an admin: anybody's) other amounts."""
+        return await scaling.scale_launch(self._authority, self._caller, session_id, asked)
 
     async def quotas(self) -> Sequence[QuotaView]:
         """Every figure that is set (admins)."""

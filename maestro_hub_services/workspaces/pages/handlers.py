@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from maestro_core.errors import MaestroError
 from maestro_core.invitations import Invitation
+from maestro_core.launches import ScaleRequest
 from maestro_core.models import read_model
 from maestro_core.names import NAME_RULE
 from maestro_core.roles import Role, may
@@ -210,6 +211,23 @@ class StopForm(Page):
         if page == "admin" and self.me.admin:
             return self.links.admin
         return self.links.home if page in ("", "cards") else self.links.workspace(page)
+
+
+class ScaleForm(Page):
+    """Give a server other amounts, from the page of its workspace."""
+
+    async def post(self, session_id: str) -> None:
+        """Do it and go back; why it cannot be done while the server runs is said there too."""
+        name = self.field("back")
+        back = self.links.workspace(name) if name else self.links.home
+        asked = {"cpu": self.field("cpu"), "memory": self.field("memory"), "restart": bool(self.field("restart"))}
+        try:
+            launch = await self.desk.scale(session_id, read_model(ScaleRequest, asked))
+        except MaestroError as error:
+            self.say(error.message, back, good=False)
+            return
+        again = "" if launch.session_id == session_id else "is started again, and "
+        self.say(f"The server in {launch.workspace} {again}has {launch.resources.show()}.", back)
 
 
 class AdminPage(Page):

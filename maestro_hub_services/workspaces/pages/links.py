@@ -136,6 +136,10 @@ class Links:
         """Where a server is stopped."""
         return f"{self.prefix}stop/{escape(session_id)}"
 
+    def scale(self, session_id: str) -> str:
+        """Where a server gets other amounts."""
+        return f"{self.prefix}scale/{escape(session_id)}"
+
     @property
     def admin(self) -> str:
         """The admin page."""

@@ -12,7 +12,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.invitations import Invitation
 from maestro_core.launches import LaunchStatus, LaunchView
 from maestro_core.packages import RuleSpec
-from maestro_core.resources import Resources, show_cpu, show_memory
+from maestro_core.resources import Resources, format_memory, show_cpu, show_memory
 from maestro_core.roles import Role, may
 from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
 from maestro_core.workspace_settings import WorkspaceSettings
@@ -63,7 +63,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Server:
-    """One launch as a row or a button."""
+    """One launch as a row or a button; ``held_...``: as a form has it."""
 
     id: str
     label: str
@@ -73,6 +73,8 @@ class Server:
     status: Status
     profile: str
     resources: str
+    held_cpu: str
+    held_memory: str
     since: Moment
     href: str
     cpu: str = ""
@@ -252,6 +254,8 @@ def server(launch: LaunchView, links: Links) -> Server:
         status=status,
         profile=launch.profile,
         resources=launch.resources.show(),
+        held_cpu=show_cpu(launch.resources.cpu),
+        held_memory=format_memory(launch.resources.memory),
         since=moment(launch.started_at or launch.created_at),
         href=href,
     )
