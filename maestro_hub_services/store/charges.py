@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, func, insert, literal, or_, select, update
+from sqlalchemy import Float, and_, bindparam, case, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.budget import SECONDS_PER_HOUR, Month
 
 from .clock import wall
-from .tables import charge, launch_group
+from .tables import charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,40 +28,16 @@ class ChargeRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._db = connection
 
-    async def of_user(self, user: str, created: str, month: Month) -> Hours:
-        """A person's hours in a month, everywhere."""
-        return await self._sum(month, charge.c.user == user, charge.c.user_created == created)
-
-    async def of_workspace(self, workspace_id: str, month: Month) -> Hours:
-        """Everyone's hours in a workspace."""
-        return await self._sum(month, charge.c.workspace_id == workspace_id)
-
-    async def of_everyone(self, month: Month) -> Hours:
-        """Everyone's."""
-        return await self._sum(month)
-
     async def by_user(self, month: Month) -> dict[tuple[str, str], Hours]:
         """The hours of every person (name and creation stamp) who used any."""
         who = (charge.c.user, charge.c.user_created)
-        query = select(*who, *_hours(month)).where(_within(month)).group_by(*who)
-        return {(row[0], row[1]): Hours(*row[2:]) for row in await self._db.execute(query)}
+        query = select(*who, *hours_sums()).where(WITHIN).group_by(*who)
+        return {(row[0], row[1]): Hours(*row[2:]) for row in await self._db.execute(query, span_of(month))}
 
     async def by_workspace(self, month: Month) -> dict[str, Hours]:
         """The hours of every workspace in which any were used."""
-        query = select(charge.c.workspace_id, *_hours(month)).where(_within(month)).group_by(charge.c.workspace_id)
-        return {row[0]: Hours(*row[1:]) for row in await self._db.execute(query)}
-
-    async def of_groups(self, groups: Collection[str], month: Month) -> dict[str, Hours]:
-        """The hours that the members of each of these Hub groups used together, as members."""
-        if not groups:
-            return {}
-        query = (
-            select(launch_group.c.group_name, *_hours(month))
-            .join(charge, charge.c.launch_id == launch_group.c.launch_id)
-            .where(_within(month), launch_group.c.group_name.in_(sorted(groups)))
-            .group_by(launch_group.c.group_name)
-        )
-        return {row[0]: Hours(row[1], row[2]) for row in await self._db.execute(query)}
+        query = select(charge.c.workspace_id, *hours_sums()).where(WITHIN).group_by(charge.c.workspace_id)
+        return {row[0]: Hours(*row[1:]) for row in await self._db.execute(query, span_of(month))}
 
     async def follow_clock(self, before: float, after: float) -> None:
         """The clock was set: what is held ends by the old one and begins again by the new one, so no hour changes."""
@@ -76,23 +51,22 @@ class ChargeRepository:
         again = select(*(charge.c[name] for name in names), literal(after)).where(these)
         await self._db.execute(insert(charge).from_select([*names, "began"], again))
 
-    async def _sum(self, month: Month, *conditions: Any) -> Hours:
-        found = (await self._db.execute(select(*_hours(month)).where(_within(month), *conditions))).one()
-        return Hours(*found)
+
+def span_of(month: Month) -> dict[str, float]:
+    """What :func:`hours_sums` and :data:`WITHIN` need to know."""
+    return {"month_start": month.start.timestamp(), "month_end": month.end.timestamp(), "moment": wall()}
 
 
-def _within(month: Month) -> Any:
-    """Charges that touch a month."""
-    start, end = month.start.timestamp(), month.end.timestamp()
-    return and_(or_(charge.c.ended.is_(None), charge.c.ended > start), charge.c.began < end)
+_START, _END = bindparam("month_start", type_=Float()), bindparam("month_end", type_=Float())
+#: charges that touch a month
+WITHIN = and_(or_(charge.c.ended.is_(None), charge.c.ended > _START), charge.c.began < _END)
 
 
-def _hours(month: Month) -> list[Any]:
+def hours_sums() -> list[Any]:
     """Amount times hours within a month, of cores and of GPUs."""
-    start, end = month.start.timestamp(), month.end.timestamp()
-    until = func.coalesce(charge.c.ended, wall())
-    last = case((until > end, end), else_=until)
-    first = case((charge.c.began < start, start), else_=charge.c.began)
+    until = func.coalesce(charge.c.ended, bindparam("moment", type_=Float()))
+    last = case((until > _END, _END), else_=until)
+    first = case((charge.c.began < _START, _START), else_=charge.c.began)
     seconds = case((last > first, last - first), else_=0.0)
     columns = (charge.c.cpu, charge.c.gpu)
     return [func.coalesce(func.sum(column * seconds), 0.0) / SECONDS_PER_HOUR for column in columns]

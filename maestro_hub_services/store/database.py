@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from .advisories import AdvisoryRepository
 from .charges import ChargeRepository
 from .clock import StepWatch
+from .counts import CountRepository
 from .environments import EnvironmentRepository
 from .events import EventRepository
 from .invitations import InvitationRepository
@@ -50,6 +51,7 @@ class Unit:
         self.events = EventRepository(connection)
         self.quotas = QuotaRepository(connection)
         self.charges = ChargeRepository(connection)
+        self.counts = CountRepository(connection)
         self.invitations = InvitationRepository(connection)
         self.advisories = AdvisoryRepository(connection)
         self.usage = UsageRepository(connection)

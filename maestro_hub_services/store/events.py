@@ -25,6 +25,7 @@ MEMBERSHIP, CULLER, PURGE = "membership", "idle-culler", "purge"
 FOLD = timedelta(hours=1)
 #: different ones of a kind that one person leaves within that time; what is beyond them is counted together
 DIFFERENT = 20
+_APPEND = insert(event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class EventRepository:
         same: str | None,
     ) -> None:
         values = {"kind": kind, "actor": actor, "workspace_id": workspace_id, "launch_id": launch_id, "user": user}
-        await self._db.execute(insert(event), {**values, "at": now(), "fields": fields, "same": same})
+        await self._db.execute(_APPEND, {**values, "at": now(), "fields": fields, "same": same})
 
     async def latest(
         self, *, kinds: Sequence[str] = (), workspace_id: str | None = None, limit: int = 100

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, literal, literal_column, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.launches import LaunchStatus
@@ -17,8 +17,14 @@ from maestro_core.roles import Role
 from .clock import now, wall
 from .tables import charge, launch, launch_group
 
-#: a literal, so that the databases see that their partial indexes cover it
-_ACTIVE = launch.c.status != literal_column("'ended'")
+#: reserved or running; a literal, so that the databases see that their partial indexes cover it
+ACTIVE = launch.c.status != literal_column("'ended'")
+_NEWEST_FIRST = select(launch).order_by(launch.c.created_at.desc(), launch.c.id)
+# what every decision runs is put together once
+_ACTIVE_OF = _NEWEST_FIRST.where(
+    ACTIVE, launch.c.user == bindparam("of_user"), launch.c.user_created == bindparam("of_created")
+)
+_ADD, _ADD_GROUPS = insert(launch), insert(launch_group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class LaunchRepository:
         """Reserve one; ``groups``: the Hub groups of its user. The caller holds the admission lock."""
         values = {name: getattr(row, name) for name in LaunchRow.__slots__ if name != "resources"}
         values.update(row.resources.model_dump(), role=row.role.value, status=row.status.value)
-        await self._db.execute(insert(launch), values)
+        await self._db.execute(_ADD, values)
         await self._add_groups(row.id, groups)
 
     async def get(self, launch_id: str) -> LaunchRow | None:
@@ -99,64 +105,44 @@ class LaunchRepository:
     async def of_server(self, user: str, created: str, server_name: str) -> LaunchRow | None:
         """The active launch of one server."""
         return await self._one(
-            _ACTIVE, launch.c.user == user, launch.c.user_created == created, launch.c.server_name == server_name
+            ACTIVE, launch.c.user == user, launch.c.user_created == created, launch.c.server_name == server_name
         )
 
     async def by_token(self, mac: str) -> LaunchRow | None:
         """The active launch that an index token belongs to."""
-        return await self._one(_ACTIVE, launch.c.token_mac == mac)
+        return await self._one(ACTIVE, launch.c.token_mac == mac)
 
     async def active(self) -> list[LaunchRow]:
         """Everybody's reserved and running launches, the newest first."""
-        return await self._many(_ACTIVE)
+        return await self._many(ACTIVE)
 
     async def active_of(self, user: str, created: str) -> list[LaunchRow]:
         """A person's reserved and running launches, the newest first."""
-        return await self._many(_ACTIVE, launch.c.user == user, launch.c.user_created == created)
+        rows = (await self._db.execute(_ACTIVE_OF, {"of_user": user, "of_created": created})).mappings()
+        return [_row(row) for row in rows]
 
     async def count_in(self, workspace_id: str) -> int:
         """How many reserved and running launches a workspace has."""
-        query = select(func.count()).select_from(launch).where(_ACTIVE, launch.c.workspace_id == workspace_id)
+        query = select(func.count()).select_from(launch).where(ACTIVE, launch.c.workspace_id == workspace_id)
         return int((await self._db.execute(query)).scalar_one())
-
-    async def held_in(self, workspace_id: str) -> Held:
-        """What everyone holds in a workspace."""
-        query = select(*_sums()).where(_ACTIVE, launch.c.workspace_id == workspace_id)
-        return Held(*(await self._db.execute(query)).one())
-
-    async def held_by_groups(self, groups: Collection[str]) -> dict[str, Held]:
-        """What the members of each of these Hub groups hold together."""
-        if not groups:
-            return {}
-        query = (
-            select(launch_group.c.group_name, *_sums())
-            .join(launch, launch.c.id == launch_group.c.launch_id)
-            .where(_ACTIVE, launch_group.c.group_name.in_(sorted(groups)))
-            .group_by(launch_group.c.group_name)
-        )
-        return {row[0]: Held(*row[1:]) for row in await self._db.execute(query)}
 
     async def held_by_user(self) -> dict[tuple[str, str], Held]:
         """What every person (name and creation stamp) holds who has a reserved or running launch."""
         who = (launch.c.user, launch.c.user_created)
-        query = select(*who, *_sums()).where(_ACTIVE).group_by(*who)
+        query = select(*who, *held_sums()).where(ACTIVE).group_by(*who)
         return {(row[0], row[1]): Held(*row[2:]) for row in await self._db.execute(query)}
 
     async def held_by_workspace(self) -> dict[str, Held]:
         """What is held in every workspace that has a reserved or running launch."""
-        query = select(launch.c.workspace_id, *_sums()).where(_ACTIVE).group_by(launch.c.workspace_id)
+        query = select(launch.c.workspace_id, *held_sums()).where(ACTIVE).group_by(launch.c.workspace_id)
         return {row[0]: Held(*row[1:]) for row in await self._db.execute(query)}
-
-    async def held_by_all(self) -> Held:
-        """What everyone holds."""
-        return Held(*(await self._db.execute(select(*_sums()).where(_ACTIVE))).one())
 
     async def groups_by_user(self) -> dict[tuple[str, str], set[str]]:
         """The noted groups of every person who has a reserved or running launch."""
         query = (
             select(launch.c.user, launch.c.user_created, launch_group.c.group_name)
             .join(launch_group, launch_group.c.launch_id == launch.c.id)
-            .where(_ACTIVE)
+            .where(ACTIVE)
         )
         found: dict[tuple[str, str], set[str]] = {}
         for user, created, name in await self._db.execute(query):
@@ -168,7 +154,7 @@ class LaunchRepository:
         query = (
             select(launch.c.id, launch_group.c.group_name)
             .outerjoin(launch_group, launch_group.c.launch_id == launch.c.id)
-            .where(_ACTIVE)
+            .where(ACTIVE)
         )
         if user is not None:
             query = query.where(launch.c.user == user, launch.c.user_created == created)
@@ -185,7 +171,7 @@ class LaunchRepository:
     async def _add_groups(self, launch_id: str, groups: Collection[str]) -> None:
         if groups:
             rows = [{"launch_id": launch_id, "group_name": name} for name in sorted(set(groups))]
-            await self._db.execute(insert(launch_group), rows)
+            await self._db.execute(_ADD_GROUPS, rows)
 
     async def confirm(self, launch_id: str) -> bool:
         """reserved -> running, charged from now on; False if it was not reserved."""
@@ -234,7 +220,7 @@ class LaunchRepository:
 
     async def end(self, launch_id: str, reason: str) -> bool:
         """-> ended, its index token dead; False if it had ended before."""
-        query = update(launch).where(launch.c.id == launch_id, _ACTIVE)
+        query = update(launch).where(launch.c.id == launch_id, ACTIVE)
         done = await self._db.execute(
             query.values(status=LaunchStatus.ENDED.value, ended_at=now(), ended_reason=reason[:200], token_mac=None)
         )
@@ -246,15 +232,15 @@ class LaunchRepository:
 
     async def in_workspace(self, workspace_id: str) -> list[LaunchRow]:
         """The reserved and running launches of a workspace, the newest first."""
-        return await self._many(_ACTIVE, launch.c.workspace_id == workspace_id)
+        return await self._many(ACTIVE, launch.c.workspace_id == workspace_id)
 
     async def ending(self, kind: str) -> list[LaunchRow]:
         """The active launches that something of this kind (``role``, ``idle``) will end."""
-        return await self._many(_ACTIVE, launch.c.ends_kind == kind)
+        return await self._many(ACTIVE, launch.c.ends_kind == kind)
 
     async def will_end(self, launch_id: str, kind: str, at: datetime, reason: str) -> bool:
         """Something will end it; False if it has ended, or if that is ``idle`` and something else comes first."""
-        query = update(launch).where(launch.c.id == launch_id, _ACTIVE)
+        query = update(launch).where(launch.c.id == launch_id, ACTIVE)
         if kind == "idle":
             query = query.where(launch.c.ends_kind.is_(None))
         done = await self._db.execute(query.values(ends_kind=kind, ends_at=at, ends_reason=reason[:200]))
@@ -262,13 +248,13 @@ class LaunchRepository:
 
     async def will_go_on(self, launch_id: str, kind: str) -> bool:
         """What would have ended it is no longer so; False if it was something else, or nothing."""
-        query = update(launch).where(launch.c.id == launch_id, _ACTIVE, launch.c.ends_kind == kind)
+        query = update(launch).where(launch.c.id == launch_id, ACTIVE, launch.c.ends_kind == kind)
         done = await self._db.execute(query.values(ends_kind=None, ends_at=None, ends_reason=None))
         return bool(done.rowcount)
 
     async def keep(self, launch_id: str) -> None:
         """Its user asks to keep it running."""
-        await self._db.execute(update(launch).where(launch.c.id == launch_id, _ACTIVE).values(kept_at=now()))
+        await self._db.execute(update(launch).where(launch.c.id == launch_id, ACTIVE).values(kept_at=now()))
         await self.will_go_on(launch_id, "idle")
 
     async def count_of(self, workspace_id: str) -> int:
@@ -281,11 +267,11 @@ class LaunchRepository:
         return None if row is None else _row(row)
 
     async def _many(self, *conditions: Any) -> list[LaunchRow]:
-        query = select(launch).where(*conditions).order_by(launch.c.created_at.desc(), launch.c.id)
+        query = _NEWEST_FIRST.where(*conditions)
         return [_row(row) for row in (await self._db.execute(query)).mappings()]
 
 
-def _sums() -> list[Any]:
+def held_sums() -> list[Any]:
     """Number of launches, cores, bytes and GPUs."""
     columns: tuple[Any, ...] = (literal_column("1"), launch.c.cpu, launch.c.memory, launch.c.gpu)
     return [func.coalesce(func.sum(column), 0) for column in columns]

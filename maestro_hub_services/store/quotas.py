@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select
+from sqlalchemy import and_, bindparam, delete, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.quota import Override
@@ -59,17 +59,11 @@ class QuotaRepository:
         Args:
             user: name and creation stamp.
             groups: the Hub groups of the user.
-            workspace: name and id.
+            workspace: name and id; None: nothing is set for it.
         """
-        places = [Place("everyone"), Place("pool"), Place("user", *user)]
-        if workspace is not None:
-            places.append(Place("workspace", *workspace))
-        conditions = [_at(place) for place in places]
-        if groups:
-            levels = quota_override.c.level.in_(("group", "group-pool"))
-            conditions.append(and_(levels, quota_override.c.name.in_(sorted(groups))))
-        query = select(*_FIGURE).where(or_(*conditions))
-        return [Override(**row) for row in (await self._db.execute(query)).mappings()]
+        values = {"of_user": user[0], "of_created": user[1], "of_groups": sorted(groups)}
+        values["of_workspace"], values["of_id"] = workspace or _NONE
+        return [Override(**row) for row in (await self._db.execute(_HOLDING, values)).mappings()]
 
     async def get(self, place: Place, limit: str) -> Override | None:
         """One figure."""
@@ -98,3 +92,25 @@ class QuotaRepository:
 def _at(place: Place) -> Any:
     table = quota_override.c
     return and_(table.level == place.level, table.name == place.name, table.stamp == place.stamp)
+
+
+def _named(level: str, name: str, stamp: str) -> Any:
+    table = quota_override.c
+    return and_(table.level == level, table.name == bindparam(name), table.stamp == bindparam(stamp))
+
+
+#: name and id of no workspace
+_NONE = ("", "")
+#: put together once: every decision asks for it
+_HOLDING = select(*_FIGURE).where(
+    or_(
+        _at(Place("everyone")),
+        _at(Place("pool")),
+        _named("user", "of_user", "of_created"),
+        _named("workspace", "of_workspace", "of_id"),
+        and_(
+            quota_override.c.level.in_(("group", "group-pool")),
+            quota_override.c.name.in_(bindparam("of_groups", expanding=True)),
+        ),
+    )
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.roles import Role, highest
@@ -157,14 +157,9 @@ class WorkspaceRepository:
         self, names: Collection[str], user: str, created: str, groups: Collection[str]
     ) -> dict[str, tuple[WorkspaceRow, Role | None]]:
         """The workspaces of these names that there are, archived or not, with the highest role of a person in each."""
-        mine = and_(member.c.workspace_id == workspace.c.id, is_person(user, created, groups))
-        query = (
-            select(workspace, member.c.role.label("member_role"))
-            .outerjoin(member, mine)
-            .where(workspace.c.name.in_(sorted(names)))
-        )
+        asked = {"names": sorted(names), "of_user": user, "of_created": created, "of_groups": sorted(groups)}
         found: dict[str, tuple[WorkspaceRow, Role | None]] = {}
-        for row in (await self._db.execute(query)).mappings():
+        for row in (await self._db.execute(_WITH_ROLE, asked)).mappings():
             values = dict(row)
             role = values.pop("member_role")
             known = found.get(values["name"])
@@ -230,3 +225,13 @@ def is_person(user: str, created: str, groups: Collection[str]) -> Any:
     if not groups:
         return own
     return or_(own, and_(member.c.kind == "group", member.c.name.in_(sorted(groups))))
+
+
+_OWN = and_(member.c.kind == "user", member.c.name == bindparam("of_user"), member.c.created == bindparam("of_created"))
+_BY_GROUP = and_(member.c.kind == "group", member.c.name.in_(bindparam("of_groups", expanding=True)))
+#: put together once: every decision asks for it
+_WITH_ROLE = (
+    select(workspace, member.c.role.label("member_role"))
+    .outerjoin(member, and_(member.c.workspace_id == workspace.c.id, or_(_OWN, _BY_GROUP)))
+    .where(workspace.c.name.in_(bindparam("names", expanding=True)))
+)

@@ -15,6 +15,7 @@ from maestro_core.resources import Resources
 from maestro_core.roles import Role
 from maestro_hub_services.store import LaunchRow, Store, clock
 from maestro_hub_services.store.clock import now
+from maestro_hub_services.store.counts import EVERYONE, USER, WORKSPACE, pool
 
 NOVEMBER = month_of(datetime(2026, 11, 15, tzinfo=UTC))
 DECEMBER = month_of(datetime(2026, 12, 15, tzinfo=UTC))
@@ -84,10 +85,11 @@ class Lab:
 
     async def gpu_hours(self, month: Month = NOVEMBER, user: str = "ann") -> float:
         async with self.store.write() as unit:
-            found = (await unit.charges.of_user(user, "c", month)).gpu
-            here = (await unit.charges.of_workspace(self.workspace_id, month)).gpu
-            assert here == (await unit.charges.of_everyone(month)).gpu
-        return found
+            counted = await unit.counts.count(
+                month, hours=[USER, WORKSPACE, EVERYONE], user=(user, "c"), workspace_id=self.workspace_id
+            )
+        assert counted.hours[WORKSPACE] == counted.hours[EVERYONE]
+        return counted.hours[USER].gpu
 
 
 @pytest.fixture
@@ -122,9 +124,9 @@ class TestWhatIsCharged:
         await lab.start("bob", cpu=0.5, gpu=2)
         clocks.passes(3)
         async with lab.store.read() as unit:
-            ann, bob = [await unit.charges.of_user(name, "c", NOVEMBER) for name in ("ann", "bob")]
-            whole = await unit.charges.of_everyone(NOVEMBER)
-        assert [(one.cpu, one.gpu) for one in (ann, bob, whole)] == [
+            ann = (await unit.counts.count(NOVEMBER, hours=[USER, EVERYONE], user=("ann", "c"))).hours
+            bob = (await unit.counts.count(NOVEMBER, hours=[USER], user=("bob", "c"))).hours
+        assert [(one.cpu, one.gpu) for one in (ann[USER], bob[USER], ann[EVERYONE])] == [
             pytest.approx(pair) for pair in ((12, 0), (1.5, 6), (13.5, 6))
         ]
 
@@ -134,14 +136,16 @@ class TestWhatIsCharged:
         clocks.passes(2)
         await lab.end(first)
         async with lab.store.read() as unit:
-            found = await unit.charges.of_groups(["ml", "all", "none"], NOVEMBER)
-        assert {name: one.gpu for name, one in found.items()} == {"ml": pytest.approx(2), "all": pytest.approx(4)}
+            found = await unit.counts.count(NOVEMBER, hours=[pool("ml"), pool("all"), pool("none")])
+        gpu_hours = {name: one.gpu for (_, name), one in found.hours.items()}
+        assert gpu_hours == {"ml": pytest.approx(2), "all": pytest.approx(4)}
 
     async def test_somebody_of_the_same_name_has_none_of_it(self, lab: Lab, clocks: Clocks) -> None:
         await lab.start()
         clocks.passes(2)
         async with lab.store.read() as unit:
-            assert (await unit.charges.of_user("ann", "another", NOVEMBER)).gpu == 0
+            counted = await unit.counts.count(NOVEMBER, hours=[USER], user=("ann", "another"))
+        assert counted.hours[USER].gpu == 0
 
 
 class TestClocks:
@@ -186,8 +190,7 @@ class TestClocks:
         clocks.passes(2)
         clocks.is_set_by(-1)
         await asyncio.gather(*(lab.reserve(f"u{number}") for number in range(10)))
-        async with lab.store.read() as unit:
-            assert (await unit.charges.of_user("ann", "c", NOVEMBER)).gpu == pytest.approx(2)
+        assert await lab.gpu_hours() == pytest.approx(2)
 
 
 async def test_the_sql_says_what_the_rule_says(lab: Lab, clocks: Clocks) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from maestro_core.budget import month_of
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, LaunchStatus
 from maestro_core.roles import Role
-from maestro_hub_services.store import LaunchRow
+from maestro_hub_services.store import LaunchRow, clock, counts
 from maestro_hub_services.workspaces.domain import admission, reconcile
 from tests.workspaces_kit import CREATED, Server, World, ask, running_world, until
 
@@ -216,7 +217,9 @@ class TestGroups:
 
         async def held() -> dict[str, int]:
             async with world.authority.store.read() as unit:
-                return {name: one.servers for name, one in (await unit.launches.held_by_groups(["ml", "new"])).items()}
+                pools = [counts.pool("ml"), counts.pool("new")]
+                counted = await unit.counts.count(month_of(clock.now()), held=pools)
+                return {name: one.servers for (_, name), one in counted.held.items()}
 
         assert await held() == {"ml": 1}
         world.hub.add("ann", "new")

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from maestro_core.allowance import InUse, Left, Use, check_workspaces, left_of, used
-from maestro_core.budget import Month, month_of
+from maestro_core.budget import month_of
 from maestro_core.policy import Policy
 from maestro_core.quota import BUDGETS, STORAGE, WORKSPACES, Figures, Limit, PoolQuota, limits_for, storage_limit
 from maestro_core.workspaces import LimitList, LimitView, UserRef
 from maestro_hub_services.store import Held, LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.charges import Hours
 from maestro_hub_services.store.clock import now
+from maestro_hub_services.store.counts import USER, WORKSPACE, Scope
 
 from ..authority import Authority
 from ..identity import Caller
@@ -67,17 +68,22 @@ async def _in_use(
     Only what a limit in force asks for is looked up: this is part of every decision.
     """
     month = month_of(now())
-    shared = [limit for limit in limits if limit.name in PoolQuota.model_fields]
-    pools = {limit.key for limit in shared if limit.scope == "pool"}
-    here = any(limit.scope == "workspace" for limit in shared)
-    hours = await _hours(unit, user, workspace, month, limits)
-    held: dict[str, Held] = await unit.launches.held_by_groups(pools - {""})
-    if "" in pools:
-        held[""] = await unit.launches.held_by_all()
+    shared = {_counted(limit) for limit in limits if limit.name in PoolQuota.model_fields}
+    counted = await unit.counts.count(
+        month,
+        held=shared - {USER},
+        hours={_counted(limit) for limit in limits if limit.name in BUDGETS},
+        user=(user.name, user.created),
+        workspace_id=workspace.id,
+    )
     return InUse(
-        user=use_of(Held.of(running), hours.get("user")),
-        workspace=use_of(await unit.launches.held_in(workspace.id) if here else None, hours.get("workspace")),
-        pools={pool: use_of(held.get(pool), hours.get(f"pool {pool}")) for pool in pools},
+        user=use_of(Held.of(running), counted.hours.get(USER)),
+        workspace=use_of(counted.held.get(WORKSPACE), counted.hours.get(WORKSPACE)),
+        pools={
+            key: use_of(counted.held.get((scope, key)), counted.hours.get((scope, key)))
+            for scope, key in shared
+            if scope == "pool"
+        },
         user_servers=tuple(sorted(server_shown(launch) for launch in running)),
         month=month,
         storage=None if authority.volumes.holds_size else workspace.storage_used,
@@ -85,22 +91,8 @@ async def _in_use(
     )
 
 
-async def _hours(
-    unit: Unit, user: UserRef, workspace: WorkspaceRow, month: Month, limits: Iterable[Limit]
-) -> dict[str, Hours]:
-    """The hours of this month that a budget counts: of ``user``, ``workspace``, ``pool <group>``."""
-    budgets = [limit for limit in limits if limit.name in BUDGETS]
-    scopes = {limit.scope for limit in budgets}
-    groups = {limit.key for limit in budgets if limit.scope == "pool"}
-    found: dict[str, Hours] = {}
-    if "user" in scopes:
-        found["user"] = await unit.charges.of_user(user.name, user.created, month)
-    if "workspace" in scopes:
-        found["workspace"] = await unit.charges.of_workspace(workspace.id, month)
-    if "" in groups:
-        found["pool "] = await unit.charges.of_everyone(month)
-    by_group = await unit.charges.of_groups(groups - {""}, month)
-    return found | {f"pool {name}": hours for name, hours in by_group.items()}
+def _counted(limit: Limit) -> Scope:
+    return (limit.scope, limit.key if limit.scope == "pool" else "")
 
 
 def use_of(held: Held | None, hours: Hours | None) -> Use:

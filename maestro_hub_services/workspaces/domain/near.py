@@ -11,6 +11,7 @@ from maestro_core.figures import NearList, NearView
 from maestro_core.quota import LIMITS, WORKSPACES, Figures, Limit, Override, PoolQuota, Quotas, storage_limit
 from maestro_hub_services.store import Place, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import now
+from maestro_hub_services.store.counts import pool
 
 from ..authority import Authority
 from ..identity import Caller
@@ -78,15 +79,14 @@ async def _workspaces(unit: Unit, quotas: Quotas, rows: Rows, month: Month) -> l
 async def _pools(unit: Unit, quotas: Quotas, rows: Rows, month: Month) -> list[Near]:
     figures = Figures(quotas, (row for _, row in rows))
     names = {*quotas.pools.groups, *(row.name for place, row in rows if place.level == "group-pool")}
-    held = await unit.launches.held_by_groups(names)
-    hours = await unit.charges.of_groups(names, month)
+    scopes = [pool(name) for name in ("", *sorted(names))]
+    counted = await unit.counts.count(month, held=scopes, hours=scopes)
     found: list[Near] = []
-    for name in names:
-        limits = [figures.limit("group-pool", name, limit) for limit in _ADDING_UP]
-        found += _near(f"group {name} together", limits, InUse(pools={name: use_of(held.get(name), hours.get(name))}))
-    everyone = use_of(await unit.launches.held_by_all(), await unit.charges.of_everyone(month))
-    limits = [figures.limit("pool", "", limit) for limit in _ADDING_UP]
-    return [*found, *_near("everyone together", limits, InUse(pools={"": everyone}))]
+    for scope, name in scopes:
+        limits = [figures.limit("group-pool" if name else "pool", name, limit) for limit in _ADDING_UP]
+        use = use_of(counted.held.get((scope, name)), counted.hours.get((scope, name)))
+        found += _near(f"group {name} together" if name else "everyone together", limits, InUse(pools={name: use}))
+    return found
 
 
 def _storage(figures: Figures, workspace: WorkspaceRow) -> Limit | None:

@@ -13,6 +13,7 @@ from maestro_core.roles import may
 from maestro_core.usage import Heartbeat, Hours, LaunchUsage, Notices, UsagePoint, WorkspaceUsage
 from maestro_hub_services.store import LaunchRow, Unit, UsageRow, WorkspaceRow
 from maestro_hub_services.store.clock import now
+from maestro_hub_services.store.counts import WORKSPACE
 
 from ..authority import Authority
 from ..identity import Caller
@@ -167,7 +168,8 @@ async def workspace_usage(authority: Authority, caller: Caller, name: str) -> Wo
         workspace = standing.workspace
         launches = await unit.launches.in_workspace(workspace.id)
         latest = await unit.usage.latest([launch.id for launch in launches])
-        hours = await unit.charges.of_workspace(workspace.id, month_of(now()))
+        counted = await unit.counts.count(month_of(now()), hours=[WORKSPACE], workspace_id=workspace.id)
+        hours = counted.hours[WORKSPACE]
         return WorkspaceUsage(
             workspace=workspace.name,
             storage_used=workspace.storage_used,
