@@ -245,7 +245,6 @@ class Facts(BaseModel):
         versions: the newest first, at most 50 of ``version_count``.
         closure: the package and all that it needs, for the Python named in ``python``.
         problem: why it is not complete, or empty.
-        near: a popular package of which the name is a near miss, or empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -259,7 +258,6 @@ class Facts(BaseModel):
     closure: tuple[ClosureItem, ...] = Field(default=(), max_length=MAX_CLOSURE)
     python: str = Field(default="", max_length=40)
     problem: str = Field(default="", max_length=500)
-    near: str = Field(default="", max_length=200)
 
 
 class Wanted(BaseModel):
@@ -297,10 +295,18 @@ class Asker(BaseModel):
 
 
 class ClosureVerdict(ClosureItem):
-    """One package of the closure, and what the policy says to it now: ``allow``, ``ask``, ``block``."""
+    """One package of the closure, and what is known against it now.
+
+    Attributes:
+        action: what the policy says: ``allow``, ``ask``, ``block``, with its sentence.
+        advisories: ids of those that this version is affected by.
+        near: popular packages of which the name is a near miss.
+    """
 
     action: Action
     sentence: str = ""
+    advisories: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
 
 
 class Review(BaseModel):
@@ -311,6 +317,8 @@ class Review(BaseModel):
         closure: the facts' closure with the policy's word on each.
         held_back: of these an approval makes rules. blocked: no approval opens these.
         proposed: the versions that an approval allows which says nothing else; empty: not known.
+        near: popular packages of which the name is a near miss.
+        advisories_known: how many advisories there are at all; 0: nobody has imported any.
         elsewhere: workspaces in which it is approved. asked_elsewhere: those in which it is asked for.
     """
 
@@ -319,8 +327,39 @@ class Review(BaseModel):
     held_back: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     proposed: str = ""
+    near: tuple[str, ...] = ()
+    advisories_known: int = 0
     elsewhere: tuple[str, ...] = ()
     asked_elsewhere: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What a reviewer should not overlook, a sentence each, the gravest first."""
+        found = []
+        if self.near:
+            found.append(f"The name is almost that of {' or '.join(self.near)}: is that what is meant?")
+        found += [f"{one.name} {one.version} has known advisories: {', '.join(one.advisories)}."
+                  for one in self.closure if one.advisories]  # fmt: skip
+        found += [f"{one.name}, which it needs, is almost the name of {' or '.join(one.near)}."
+                  for one in self.closure if one.near and one.required_by]  # fmt: skip
+        if self.blocked:
+            found.append(f"It needs {', '.join(self.blocked)}, which no approval opens: it will not install.")
+        if self.facts is None:
+            found.append("The package index has not looked into it yet; look again in a moment.")
+        elif self.facts.problem:
+            found.append(self.facts.problem)
+        if source := [one.name for one in self.closure if not one.wheel]:
+            found.append(f"There is no wheel for servers here of {', '.join(source)}: a build runs the package's code.")
+        if self.held_back:
+            found.append(
+                f"One decision covers what it needs and waits for an approval too: {', '.join(self.held_back)}."
+            )
+        if self.elsewhere:
+            found.append(f"It is approved in {', '.join(self.elsewhere)}.")
+        if self.asked_elsewhere:
+            found.append(f"It is asked for in {', '.join(self.asked_elsewhere)} too.")
+        if not self.advisories_known:
+            found.append("No advisories are known here; an admin imports some with 'maestro advisories import'.")
+        return found
 
 
 class ApprovedRule(BaseModel):

@@ -8,6 +8,7 @@ from maestro_core.errors import MaestroError
 
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
+from .package_requests import PackageRequests
 from .quotas import QuotaManager
 from .workspaces import WorkspaceManager
 
@@ -15,6 +16,7 @@ __all__ = [
     "MaestroError",
     "NotebookLauncher",
     "NotebookSession",
+    "PackageRequests",
     "QuotaManager",
     "ResourceConfig",
     "Workspace",

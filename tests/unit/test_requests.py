@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
@@ -17,8 +20,9 @@ from pydantic import ValidationError
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, decide
-from maestro_core.requests import MAX_PENDING, Approval, PackageAsk, approved_versions, major_range
+from maestro_core.requests import MAX_PENDING, Approval, PackageAsk, RequestView, approved_versions, major_range
 from maestro_hub_services.workspaces.domain.packages import overlap
+from notebooks.cli import main as cli
 from tests.workspaces_kit import POLICY_TEXT, World, running_world
 
 POLICY = (
@@ -209,6 +213,27 @@ class TestDeciding:
         assert await team.allowed("keras", "3.9") and not await team.allowed("keras", "4.0")
         assert not await team.allowed("requests", "2.32")
 
+    async def test_the_reviewer_sees_advisories_near_misses_and_sources(self, team: Team) -> None:
+        made = (await team.ask())["request"]["request_id"]
+        record = {"id": "GHSA-1", "package": "keras", "ranges": [{"introduced": "0", "fixed": "3.5"}]}
+        batch = {"import_id": "0" * 16, "advisories": [record], "last": True}
+        taken = await team.call("root", "POST", "/advisories", batch)
+        assert taken.status_code == 200, taken.text
+        items = [
+            {"name": "tensorflow", "version": "2.16"},
+            {"name": "keras", "version": "3.4", "required_by": ["tensorflow"]},
+            {"name": "reqeusts", "version": "1", "required_by": ["keras"], "wheel": False},
+        ]
+        facts = {"checked_at": datetime.now(UTC).isoformat(), "version": "2.16", "closure": items}
+        await team.call("packages", "POST", "/policy/requests", {"request_id": made, "facts": facts})
+        answer = await team.call("kim", "GET", f"/requests/{made}")
+        review = RequestView.model_validate_json(answer.content).review
+        assert review is not None
+        notes = " ".join(review.notes())
+        assert "keras 3.4 has known advisories: GHSA-1." in notes
+        assert "reqeusts, which it needs, is almost the name of requests" in notes
+        assert "no wheel for servers here of reqeusts" in notes
+
     async def test_without_any_known_version_the_reviewer_has_to_say_which(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]
         assert (await team.approve(made)).json()["error"]["details"] == {"field": "range"}
@@ -305,6 +330,55 @@ class TestReviewers:
         other = (await team.ask("root", workspace="demo"))["request"]["request_id"]
         async with team.world.client(token=token) as client:
             assert (await client.get(f"/requests/{other}")).status_code == 404
+
+
+class TestCommands:
+    @pytest.fixture(autouse=True)
+    def elsewhere(self, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("MAESTRO_SERVICE_URL", "JUPYTERHUB_API_TOKEN", "MAESTRO_WORKSPACE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("MAESTRO_URL", team.world.address)
+        self.env = monkeypatch
+
+    async def run(self, who: str, *arguments: str) -> Any:
+        self.env.setenv("MAESTRO_TOKEN", f"token-of-{who}")
+        return await asyncio.to_thread(CliRunner().invoke, cli, list(arguments), catch_exceptions=False)
+
+    async def test_asked_reviewed_and_approved_in_a_terminal(self, team: Team) -> None:
+        found = await self.run("ann", "check-package", "TensorFlow", "demo", "--version", "2.16.1")
+        assert found.stdout.startswith(
+            "held back: tensorflow needs an approval by the global policy (rule tensorflow)."
+        )
+        asked = await self.run("ann", "request", "demo", "tensorflow", "--reason", "for the demo", "--json")
+        made = json.loads(asked.stdout)["request"]["request_id"]
+        await team.facts(made, ("tensorflow", "2.16.1"), ("keras", "3.4"), ("reqeusts", "1"))
+        listed = await self.run("kim", "review", "--pending")
+        assert made in listed.stdout and "ann" in listed.stdout
+        shown = (await self.run("kim", "review", made)).stdout
+        assert "ann asks for tensorflow: for the demo" in shown
+        assert "One decision covers what it needs and waits for an approval too: keras." in shown
+        assert "No advisories are known here" in shown
+        done = await self.run("kim", "approve", made, "--reason", "fine")
+        assert done.stdout == "Approved tensorflow<3,>=2, keras<4,>=3 in demo.\n"
+        mine = await self.run("ann", "request", "--list")
+        assert "approved" in mine.stdout and "by kim: fine" in mine.stdout
+        assert (await self.run("ann", "request", "demo", "tensorflow")).stdout == (
+            "tensorflow may be installed in demo.\n"
+        )
+
+    async def test_denied_and_withdrawn_in_a_terminal(self, team: Team) -> None:
+        made = (await team.ask())["request"]["request_id"]
+        assert (await self.run("kim", "deny", made, "--reason", "too large")).stdout == "Denied tensorflow for demo.\n"
+        assert "by kim: too large" in (await self.run("ann", "request", "demo", "--list")).stdout
+        again = (await team.ask())["request"]["request_id"]
+        assert (await self.run("ann", "request", "--withdraw", again)).exit_code == 0
+        assert (await self.run("kim", "review")).stdout == "Nothing waits for your decision.\n"
+
+    async def test_refusals_are_one_sentence(self, team: Team) -> None:
+        refused = await self.run("ann", "request", "demo", "requests")
+        assert refused.exit_code == 5 and refused.stderr.startswith("Error: requests is blocked by the global policy")
+        assert (await self.run("ann", "request", "demo")).exit_code == 2
+        assert "is no package name" in (await self.run("ann", "check-package", "a/b", "demo")).stderr
 
 
 class TestRules:

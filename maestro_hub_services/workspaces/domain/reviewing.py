@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from maestro_core.packages import PYPI, Action, CompiledPolicy, decide
+from collections.abc import Sequence
+
+from maestro_core.advisories import Advisory
+from maestro_core.near_miss import near_miss
+from maestro_core.packages import PYPI, Action, CompiledPolicy, Verdict, decide_file
 from maestro_core.requests import (
     Approval,
     ClosureItem,
@@ -28,7 +32,9 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
     """All of it for one request."""
     policy = await compiled(authority, unit, await unit.workspaces.get(row.workspace_id))
     facts = None if row.facts is None else Facts.model_validate(row.facts)
-    closure = tuple(_verdict(policy, item) for item in facts.closure) if facts else ()
+    items = facts.closure if facts else ()
+    advisories = await unit.advisories.about([item.name for item in items])
+    closure = tuple(_verdict(policy, item, advisories) for item in items)
     known = exact_version(row.version) or (facts.version if facts else None)
     places = [one.workspace_id for one in await unit.rules.about(row.package) if one.action is Action.ALLOW]
     asked: list[str | None] = [
@@ -40,6 +46,8 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
         held_back=tuple(item.name for item in held_back(policy, row, facts)),
         blocked=tuple(item.name for item in closure if item.action is Action.BLOCK),
         proposed=approved_versions(Approval(), row.version, known) if known or row.version else "",
+        near=tuple(near_miss(row.package)),
+        advisories_known=(await unit.advisories.status()).count,
         elsewhere=await _names(unit, places, row.workspace_id),
         asked_elsewhere=await _names(unit, asked, row.workspace_id),
     )
@@ -48,12 +56,23 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
 def held_back(policy: CompiledPolicy, row: RequestRow, facts: Facts | None) -> list[ClosureItem]:
     """What comes with the package and is a question of its own."""
     found = [item for item in facts.closure if item.name != row.package] if facts else []
-    return [item for item in found if decide(policy, item.name, item.version).action is Action.ASK]
+    return [item for item in found if _word(policy, item).action is Action.ASK]
 
 
-def _verdict(policy: CompiledPolicy, item: ClosureItem) -> ClosureVerdict:
-    verdict = decide(policy, item.name, item.version)
-    return ClosureVerdict(**item.model_dump(), action=verdict.action, sentence=verdict.reason)
+def _word(policy: CompiledPolicy, item: ClosureItem) -> Verdict:
+    """What the policy says to the file that would be installed."""
+    return decide_file(policy, item.name, item.version, source=not item.wheel)
+
+
+def _verdict(policy: CompiledPolicy, item: ClosureItem, advisories: Sequence[Advisory]) -> ClosureVerdict:
+    verdict = _word(policy, item)
+    return ClosureVerdict(
+        **item.model_dump(),
+        action=verdict.action,
+        sentence=verdict.reason,
+        advisories=tuple(one.id for one in advisories if one.package == item.name and one.affects(item.version)),
+        near=tuple(near_miss(item.name)),
+    )
 
 
 async def _names(unit: Unit, places: list[str | None], own: str) -> tuple[str, ...]:
