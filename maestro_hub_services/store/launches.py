@@ -197,7 +197,7 @@ class LaunchRepository:
 
     async def settle(self, launch_id: str, stamp: datetime, held: Resources) -> bool:
         """The server has ``held`` now, and is charged for it from now on; False if it ended, or was settled before."""
-        query = update(launch).where(launch.c.id == launch_id, _ACTIVE, launch.c.resizing_at == stamp)
+        query = update(launch).where(launch.c.id == launch_id, ACTIVE, launch.c.resizing_at == stamp)
         done = await self._db.execute(query.values(cpu=held.cpu, memory=held.memory, resizing_at=None))
         if not done.rowcount:
             return False
@@ -210,7 +210,7 @@ class LaunchRepository:
 
     async def resizing(self) -> list[LaunchRow]:
         """The active launches that are being resized."""
-        return await self._many(_ACTIVE, launch.c.resizing_at.is_not(None))
+        return await self._many(ACTIVE, launch.c.resizing_at.is_not(None))
 
     async def _charge(self, launch_id: str, moment: float) -> None:
         """Begin to charge what a launch holds."""
