@@ -1,4 +1,4 @@
-"""Configuration of package clients for one launch: pip, uv, and the netrc that both take the password from.
+"""Configuration of package clients for one launch: pip, uv, the netrc that both take the password from, and conda.
 
 The spawner puts the files where the server cannot write (:data:`~maestro_core.launches.CLIENT_CONFIG_DIR`); the
 environment of a launch names them (:func:`client_environment`).
@@ -22,25 +22,26 @@ _LOOPBACK_NAME = "localhost"
 
 
 def client_environment(directory: str) -> dict[str, str]:
-    """The variables that make pip and uv read :func:`client_files` from ``directory``, and nothing else prompt.
+    """The variables that make pip, uv, conda and mamba read :func:`client_files` from ``directory``, and none prompt.
 
-    uv reads no other configuration file then; pip reads ours after its own, so ours wins.
+    uv reads no other configuration file then; pip and conda read ours after their own, so ours wins.
     """
     return {
         "PIP_CONFIG_FILE": f"{directory}/pip.conf",
         "UV_CONFIG_FILE": f"{directory}/uv.toml",
         "NETRC": f"{directory}/netrc",
+        "CONDARC": f"{directory}/condarc",
         "PIP_NO_INPUT": "1",
     }
 
 
 def client_files(index_url: str, token: str) -> dict[str, str]:
-    """The files of one launch by name: ``pip.conf``, ``uv.toml``, ``netrc``.
+    """The files of one launch by name: ``pip.conf``, ``uv.toml``, ``netrc``, ``condarc``.
 
     Args:
         index_url: the index as the server reaches it (``http://127.0.0.1:8182/services/packages``; 127.0.0.1 is
             written as localhost).
-        token: the launch's index token; it stands in ``netrc`` alone, never in an address.
+        token: the launch's index token; it stands in ``netrc``, and in conda's address, where conda looks for it.
 
     Raises:
         ValueError: if the address is no http(s) address or holds a password, or the token could break the file.
@@ -57,6 +58,7 @@ def client_files(index_url: str, token: str) -> dict[str, str]:
         "pip.conf": _pip_conf(simple, address.scheme, str(address.hostname), address.netloc),
         "uv.toml": _uv_toml(simple),
         "netrc": f"machine {address.hostname} login {INDEX_USER} password {token}\n",
+        "condarc": _condarc(f"{address.geturl().rstrip('/')}/conda/t/{token}"),
     }
 
 
@@ -89,6 +91,21 @@ def _uv_toml(simple: str) -> str:
         f"url = {json.dumps(simple)}",
         "default = true",
         'authenticate = "always"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _condarc(alias: str) -> str:
+    # Any channel that is named goes through the index, which knows the trusted ones; none but conda-forge is set up,
+    # since what conda calls "defaults" needs a licence in many organisations. "#!final" holds against conda's
+    # variables. A question of conda's would find nobody to answer it in a notebook's cell, so it is not asked.
+    lines = [
+        f"channel_alias: {json.dumps(alias)} #!final",
+        "channels:",
+        "  - conda-forge",
+        "default_channels: [] #!final",
+        "always_yes: true",
+        f"remote_read_timeout_secs: {TIMEOUT_SECONDS}.0",
     ]
     return "\n".join(lines) + "\n"
 

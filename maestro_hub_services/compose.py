@@ -63,10 +63,12 @@ PASSED: dict[str, tuple[str, ...]] = {
         "KUBECONFIG", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
     ),
     "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS", "MLFLOW_SERVER_ALLOWED_HOSTS"),
-    # The index asks pip where packages come from; pip is told by these too.
+    # The index asks pip, conda's files and rattler where packages come from; they are told by these too.
     "packages": (
         "PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_TRUSTED_HOST",
-        "PIP_CERT", "PIP_CLIENT_CERT", "PIP_PROXY", "NETRC", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS",
+        "PIP_CERT", "PIP_CLIENT_CERT", "PIP_PROXY",
+        "CONDARC", "CONDA_CHANNEL_ALIAS", "CONDA_SSL_VERIFY", "CONDA_ROOT", "CONDA_PREFIX",
+        "NETRC", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS",
         "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
     ),

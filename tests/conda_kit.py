@@ -79,7 +79,8 @@ class Channels:
         repodata: ``channel/subdir`` -> the whole document.
         files: path -> content.
         away: answer nothing but 503.
-        asked: paths in order.
+        asked, answers: paths and statuses in order.
+        redirects: path -> address.
         forms: the names under which it has repodata.
     """
 
@@ -88,6 +89,7 @@ class Channels:
     redirects: dict[str, str] = field(default_factory=dict)
     away: bool = False
     asked: list[str] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
     forms: tuple[str, ...] = ("repodata.json.zst", "repodata.json")
     port: int = 0
 
@@ -129,6 +131,9 @@ class Channels:
 class _ChannelHandler(web.RequestHandler):
     def initialize(self, channels: Channels) -> None:
         self.channels = channels
+
+    def on_finish(self) -> None:
+        self.channels.answers.append(self.get_status())
 
     def get(self, path: str) -> None:
         channels = self.channels

@@ -12,6 +12,7 @@ from tornado.httpserver import HTTPServer
 from ..parent import exit_with_parent
 from ..settings import Settings, load_settings
 from .authority import Authority
+from .conda.handlers import CondaHandler
 from .handlers import (
     DenialsHandler,
     FileHandler,
@@ -23,6 +24,7 @@ from .handlers import (
     RootHandler,
 )
 from .index import Index
+from .masking import masked
 
 #: path below the prefix -> handler
 ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
@@ -31,6 +33,7 @@ ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
     (r"simple/?", NamesHandler),
     (r"simple/([^/]+)/?", ProjectHandler),
     (r"files/([^/]+)/([^/]+)/([^/]+)", FileHandler),
+    (r"conda/t/([^/]+)/(.+)/([^/]+)/([^/]+)", CondaHandler),
     (r"denials", DenialsHandler),
 )
 _MAX_REQUEST_BYTES = 64 * 1024
@@ -87,4 +90,4 @@ def _log_request(handler: web.RequestHandler) -> None:
     """One line for what went wrong; the many requests that went well are not worth one."""
     status = handler.get_status()
     if status >= 500 or (status >= 400 and status not in (403, 404)):
-        logging.getLogger(__name__).warning("%s %s %s", status, handler.request.method, handler.request.path)
+        logging.getLogger(__name__).warning("%s %s %s", status, handler.request.method, masked(handler.request.path))

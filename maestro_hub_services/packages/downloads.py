@@ -24,6 +24,7 @@ from maestro_core.errors import MaestroError
 
 from .cache import DiskCache
 from .http import HostCheck, Http, away
+from .masking import masked
 from .pages import STRONG_HASHES
 
 _log = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Downloads:
             delivery.failure = away(wanted.url, "was given up, because the index is stopping")
             raise
         except Exception:
-            _log.exception("A download failed: %s", urlsplit(wanted.url).path)
+            _log.exception("A download failed: %s", masked(urlsplit(wanted.url).path))
             delivery.failure = MaestroError("internal", "The package index could not store the file; tell an admin.")
         finally:
             os.close(handle)
@@ -341,7 +342,8 @@ def _verify_file(path: Path, wanted: Wanted) -> bool:
 
 
 def _forged(wanted: Wanted) -> MaestroError:
-    _log.error("A file is not what upstream's page announced: %s", urlsplit(wanted.url)._replace(query="").geturl())
+    address = masked(urlsplit(wanted.url)._replace(query="").geturl())
+    _log.error("A file is not what upstream's page announced: %s", address)
     return MaestroError(
         "upstream_unavailable",
         "The file is not the one that the index behind this one announced (its size or hash differs), "

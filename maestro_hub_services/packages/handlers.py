@@ -20,6 +20,7 @@ from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verd
 from .downloads import Delivery, Downloads, Wanted, parse_range
 from .http import HostCheck
 from .index import Index
+from .masking import masked
 from .negotiation import CONTENT_TYPES, Form, choose_form, takes_gzip
 from .pages import File, Page
 from .views import REFUSED, Body, verdict_on
@@ -32,8 +33,8 @@ _REASON_LIMIT = 400
 _UNHASHED_SECONDS = 3600
 
 _NOT_FROM_A_SERVER = (
-    "The package index is for running notebook servers: it needs their password, which pip and uv find in the server's "
-    "own configuration. Install from a notebook or terminal of a running server, without --isolated."
+    "The package index is for running notebook servers: it needs their password, which pip, uv and conda find in the "
+    "server's own configuration. Install from a notebook or terminal of a running server, without --isolated."
 )
 _TITLES = {
     Action.BLOCK: "Blocked by the package policy",
@@ -107,6 +108,10 @@ class IndexHandler(web.RequestHandler):
             self.refuse(status_code, sentence, sentence)
         else:
             self.refuse(500, "A mistake of the package index", "The package index made a mistake; tell an admin.")
+
+    def _request_summary(self) -> str:
+        """What tornado writes of a request into the log."""
+        return masked(super()._request_summary())
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """A refusal is no error of ours."""

@@ -14,6 +14,8 @@ from maestro_core.packages import CompiledPolicy, IndexSettings
 
 from .authority import Authority
 from .cache import DiskCache
+from .conda.channels import Channels
+from .conda.condarc import CondaConfig, read_conda_config
 from .denials import Denials
 from .downloads import Downloads
 from .http import Http
@@ -52,7 +54,7 @@ class Index:
         authority: the workspaces service.
         state: directory for what is kept; made if missing.
         prefix: path of the service, with slashes at both ends.
-        read_config: how pip's configuration is found.
+        read_config: how pip's configuration is found; read_conda: how conda's is.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class Index:
         state: Path,
         prefix: str,
         read_config: Callable[[], Awaitable[PipConfig]] = read_pip_config,
+        read_conda: Callable[[], Awaitable[CondaConfig]] = read_conda_config,
     ) -> None:
         self.authority = authority
         self.prefix = prefix
         self.denials = Denials()
         self._cache = DiskCache(state, IndexSettings().cache)
+        self.channels = Channels(self._cache, read_conda)
         self._read_config = read_config
         self._bodies = BodyCache()
         self._shelves: dict[str, Shelf] = {}
@@ -84,6 +88,7 @@ class Index:
         """End everything that runs."""
         for shelf in self._shelves.values():
             await shelf.close()
+        await self.channels.close()
         await self.authority.close()
 
     async def shelf(self, policy: CompiledPolicy) -> Shelf:

@@ -152,7 +152,7 @@ class Remote(Source):
             headers["If-None-Match"] = known.etag
         async with self._http.get(url, headers, self.may_visit) as response:
             now = time.time()
-            fresh_until = now + _freshness(response.headers)
+            fresh_until = now + freshness(response.headers)
             if response.status_code == 304 and known is not None:
                 return replace(known, fetched=now, fresh_until=fresh_until)
             if response.status_code in self._not_here:
@@ -328,7 +328,7 @@ def _charset(content_type: str) -> str | None:
     return found.group(1) if found else None
 
 
-def _freshness(headers: httpx.Headers) -> float:
+def freshness(headers: httpx.Headers) -> float:
     told = headers.get("cache-control", "").lower()
     if "no-store" in told or "no-cache" in told:
         return MIN_FRESH

@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 
 from maestro_core.conda import (
-    CondaFile,
     Fate,
     channel_verdict,
-    check_subdir,
     conda_channel,
     fate_of,
     has_varied_fates,
     hindrance,
-    parse_file_name,
 )
+from maestro_core.conda_files import CondaFile, check_subdir, parse_file_name
 from maestro_core.packages import CompiledPolicy, IndexSettings, PackagePolicy, compile_policy, decide, parse_rule_text
 
 FORGE = "conda-forge"

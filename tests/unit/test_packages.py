@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
@@ -457,12 +458,17 @@ def test_a_name_is_normal_or_refused(text: str) -> None:
 
 
 class TestClientFiles:
-    def test_the_token_stands_in_netrc_alone(self) -> None:
+    def test_the_token_stands_in_netrc_and_where_conda_looks_for_it(self) -> None:
         files = client_files("http://127.0.0.1:8182/services/packages", "s3cret")
-        assert [name for name, text in files.items() if "s3cret" in text] == ["netrc"]
+        assert [name for name, text in files.items() if "s3cret" in text] == ["netrc", "condarc"]
         assert files["netrc"] == "machine localhost login launch password s3cret\n"
         assert "index-url = http://localhost:8182/services/packages/simple/\n" in files["pip.conf"]
         assert set(files) == {value.rpartition("/")[2] for value in client_environment("/x").values()} - {"1"}
+
+    def test_conda_knows_one_channel_and_one_place(self) -> None:
+        told = yaml.safe_load(client_files("http://127.0.0.1:8182/services/packages/", "s3cret")["condarc"])
+        assert told["channel_alias"] == "http://localhost:8182/services/packages/conda/t/s3cret"
+        assert (told["channels"], told["default_channels"]) == (["conda-forge"], [])
 
     def test_requests_to_the_hub_keep_their_own_token(self) -> None:
         """netrc knows no ports: on one machine the index goes by a name that the Hub's addresses do not have."""
