@@ -45,13 +45,15 @@ def metadata(name: str, version: str, requires: tuple[str, ...] = ()) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def wheel(name: str, version: str, requires: tuple[str, ...] = (), padding: int = 0) -> bytes:
-    """A wheel that pip and uv install: one module that knows its version."""
+def wheel(
+    name: str, version: str, requires: tuple[str, ...] = (), padding: int = 0, told: bytes | None = None
+) -> bytes:
+    """A wheel that pip and uv install: one module that knows its version. ``told``: its METADATA, if another."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     content = {
         f"{module}.py": f"VERSION = {version!r}\n".encode(),
-        f"{info}/METADATA": metadata(name, version, requires),
+        f"{info}/METADATA": metadata(name, version, requires) if told is None else told,
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     if padding:
@@ -86,7 +88,7 @@ class Upstream:
         statuses: path -> what is answered there instead.
         asked: paths in order, of both servers.
         extra: more keys of every JSON page.
-        gate: files wait for it half-way.
+        gate: files (not their metadata) wait for it half-way.
     """
 
     projects: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -182,7 +184,7 @@ class _UpstreamHandler(web.RequestHandler):
         half = (len(content) + start) // 2
         self.write(content[start:half])
         await self.flush()
-        if self.upstream.gate is not None:
+        if self.upstream.gate is not None and not self.request.path.endswith(".metadata"):
             await asyncio.to_thread(self.upstream.gate.wait, 20)
         self.write(content[half:])
 

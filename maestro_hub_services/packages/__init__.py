@@ -7,6 +7,7 @@
 ``pages.py``        a project's page as data, from PEP 503 HTML or PEP 691 JSON
 ``views.py``        the page as this policy shows it, in either form
 ``downloads.py``    files: fetched once, verified, kept in ``cache.py``
+``metadata.py``     what a wheel says of itself, and whether that may be installed from here
 ``denials.py``      what was refused, for the one who asked
 
 A refusal never shows on a project's page, because clients swallow the reason there: the page lists the real files, and

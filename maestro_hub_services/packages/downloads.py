@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ HELD_BACK = 1024**2
 _CHUNK = 256 * 1024
 _WRITE = 1024**2
 _RETRIES = 3
+_UNFIT_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ class Wanted:
         url: upstream's address.
         hashes: hex by algorithm; empty where upstream gives none (then nothing can be compared).
         size: bytes, or None.
+        check: looks at the whole file before its last part is given away, in a thread; raises ``MaestroError``. What
+            passed it once lies in the cache and is not looked at again.
+        whole: give nothing away before that.
     """
 
     name: str
     url: str
     hashes: Mapping[str, str]
     size: int | None = None
+    check: Callable[[Path], None] | None = None
+    whole: bool = False
 
     def strongest(self) -> tuple[str, str] | None:
         """The algorithm that is compared, and its value."""
@@ -163,7 +170,8 @@ class Downloads:
         self._cache = cache
         self._arriving: dict[str, Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._checked: dict[tuple[str, int, int], bool] = {}
+        self._checked: dict[tuple[str, int, int], MaestroError | None] = {}
+        self._unfit: OrderedDict[str, MaestroError] = OrderedDict()
 
     async def close(self) -> None:
         """Give up what is still arriving."""
@@ -176,14 +184,27 @@ class Downloads:
         """The file, maybe still arriving, for as long as it is read. Who leaves early does not end the download.
 
         Raises:
-            MaestroError: ``upstream_unavailable``.
+            MaestroError: ``upstream_unavailable``; what ``wanted.check`` raised, now or when it was here last.
         """
+        if wanted.name in self._unfit:
+            raise self._unfit[wanted.name]
         delivery = self._arriving.get(wanted.name) or await self._find(wanted) or self._begin(wanted, may_visit)
         delivery.add_reader()
         try:
             yield delivery
         finally:
             delivery.remove_reader()
+
+    async def read(self, wanted: Wanted, may_visit: HostCheck, limit: int) -> bytes:
+        """A small file as a whole.
+
+        Raises:
+            MaestroError: as :meth:`open`; ``upstream_unavailable`` also if it has more than ``limit`` bytes.
+        """
+        async with self.open(wanted, may_visit) as delivery:
+            if await delivery.finish() > limit:
+                raise away(wanted.url, f"has more than {limit} bytes where a small file belongs")
+            return b"".join([part async for part in delivery.read()])
 
     async def _find(self, wanted: Wanted) -> Delivery | None:
         """What is on this machine already, or has begun to arrive meanwhile."""
@@ -208,11 +229,15 @@ class Downloads:
         try:
             await self._fetch(wanted, may_visit, writer)
             await writer.verify()
+            if wanted.check is not None:
+                await asyncio.to_thread(wanted.check, delivery.path)
             delivery.path = await self._cache.keep(wanted.name, delivery.path)
             delivery.size = delivery.written
             delivery.complete = True
         except MaestroError as error:
             delivery.failure = error
+            if error.code == "package_blocked":
+                self._remember(wanted.name, error)
         except asyncio.CancelledError:
             delivery.failure = away(wanted.url, "was given up, because the index is stopping")
             raise
@@ -226,6 +251,12 @@ class Downloads:
                 delivery.path.unlink(missing_ok=True)
             delivery.tell()
             delivery.close_unread()
+
+    def _remember(self, name: str, error: MaestroError) -> None:
+        """What did not pass its check; the name holds the file's hash, so another file has another name."""
+        self._unfit[name] = error
+        while len(self._unfit) > _UNFIT_KEPT:
+            self._unfit.popitem(last=False)
 
     async def _fetch(self, wanted: Wanted, may_visit: HostCheck, writer: _Writer) -> None:
         """Fetch to the end; when upstream breaks off, go on from there."""
@@ -243,6 +274,8 @@ class Downloads:
                 return
             except httpx.HTTPError as error:
                 await writer.flush()
+                if writer.complete:
+                    return
                 _log.warning("Upstream broke off after %s bytes: %s", writer.place, type(error).__name__)
                 if attempt == _RETRIES - 1:
                     raise away(wanted.url, "broke off in the middle of a file") from None
@@ -257,8 +290,10 @@ class Downloads:
             delivery = Delivery(path, status.st_size, complete=True)
         except OSError:
             raise away(wanted.url, "does not have the file that its page lists") from None
-        if not self._checked[state]:
-            raise _forged(wanted)
+        problem = self._checked[state]
+        if problem is not None:
+            delivery.close_unread()
+            raise problem
         return delivery
 
 
@@ -282,6 +317,11 @@ class _Writer:
             self._delivery.size = int(length)
         self._delivery.begun = True
         self._delivery.tell()
+
+    @property
+    def complete(self) -> bool:
+        """Whether as much is here as was told."""
+        return self.place == self._delivery.size
 
     async def add(self, part: bytes) -> None:
         self._parts.append(part)
@@ -333,12 +373,19 @@ def _check_answer(wanted: Wanted, response: httpx.Response, place: int) -> None:
     raise away(wanted.url, why)
 
 
-def _verify_file(path: Path, wanted: Wanted) -> bool:
+def _verify_file(path: Path, wanted: Wanted) -> MaestroError | None:
+    """What is wrong with a file of this machine. Blocking."""
     strongest = wanted.strongest()
-    if strongest is None:
-        return True
-    with path.open("rb") as file:
-        return hmac.compare_digest(hashlib.file_digest(file, strongest[0]).hexdigest(), strongest[1])
+    if strongest is not None:
+        with path.open("rb") as file:
+            if not hmac.compare_digest(hashlib.file_digest(file, strongest[0]).hexdigest(), strongest[1]):
+                return _forged(wanted)
+    try:
+        if wanted.check is not None:
+            wanted.check(path)
+    except MaestroError as error:
+        return error
+    return None
 
 
 def _forged(wanted: Wanted) -> MaestroError:

@@ -9,6 +9,8 @@ import json
 import logging
 import re
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tornado import httputil, iostream, web
@@ -19,8 +21,9 @@ from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verd
 
 from .downloads import Delivery, Downloads, Wanted, parse_range
 from .http import HostCheck
-from .index import Index
+from .index import Index, Shelf
 from .masking import masked
+from .metadata import MAX_BYTES, check_metadata, check_wheel
 from .negotiation import CONTENT_TYPES, Form, choose_form, takes_gzip
 from .pages import File, Page
 from .views import REFUSED, Body, verdict_on
@@ -31,6 +34,9 @@ COMPANIONS = (".metadata", ".provenance", ".asc")
 _REASON_LIMIT = 400
 #: files without a hash are fetched again after that many seconds: nothing tells whether they are still the same
 _UNHASHED_SECONDS = 3600
+
+#: what lies in the cache was looked at by these rules; a change of them makes another name of it
+_CHECKED = "metadata 1"
 
 _NOT_FROM_A_SERVER = (
     "The package index is for running notebook servers: it needs their password, which pip, uv and conda find in the "
@@ -250,11 +256,11 @@ class DeliveryHandler(IndexHandler):
             level=verdict.level,
         )
 
-    async def send_file(self, downloads: Downloads, wanted: Wanted, may_visit: HostCheck) -> None:
-        """The file, or the range of it that was asked for.
+    async def send_file(self, downloads: Downloads, wanted: Wanted, may_visit: HostCheck) -> MaestroError | None:
+        """The file, or the range of it that was asked for; what cut it off after something was sent, else None.
 
         Raises:
-            MaestroError: ``upstream_unavailable``, as long as nothing is sent.
+            MaestroError: as :meth:`.downloads.Downloads.open`, as long as nothing is sent.
         """
         etag = f'"{wanted.name[:32]}"'
         self.set_header("ETag", etag)
@@ -262,15 +268,15 @@ class DeliveryHandler(IndexHandler):
         self.set_header("Content-Type", "application/octet-stream")
         if self.check_etag_header():
             self.set_status(304)
-            return
+            return None
         if self.request.method == "HEAD" and wanted.size is not None:
             self.set_header("Content-Length", str(wanted.size))
-            return
+            return None
         async with downloads.open(wanted, may_visit) as delivery:
-            await delivery.start()
-            await self._stream(delivery, etag)
+            await (delivery.finish() if wanted.whole else delivery.start())
+            return await self._stream(delivery, etag)
 
-    async def _stream(self, delivery: Delivery, etag: str) -> None:
+    async def _stream(self, delivery: Delivery, etag: str) -> MaestroError | None:
         start, end = 0, delivery.size
         asked = self.request.headers.get("Range", "")
         if asked and self.request.headers.get("If-Range", etag) == etag:
@@ -287,17 +293,19 @@ class DeliveryHandler(IndexHandler):
         if end is not None:
             self.set_header("Content-Length", str(end - start))
         if self.request.method == "HEAD":
-            return
+            return None
         try:
             async for part_ in delivery.read(start, end):
                 self.write(part_)
                 await self.flush()
-        except MaestroError:
+        except MaestroError as error:
             if not self._headers_written:
                 raise  # nothing is out yet: an ordinary refusal
             self._cut()
+            return error
         except iostream.StreamClosedError:
-            return  # the client has gone; the download goes on for the next one
+            pass  # the client has gone; the download goes on for the next one
+        return None
 
     def _cut(self) -> None:
         """End the connection in the middle, so that the client sees that the file is not complete."""
@@ -324,9 +332,40 @@ class FileHandler(DeliveryHandler):
         if wanted is None:
             raise web.HTTPError(404, reason=f"Upstream has no {suffix} of that file.")
         shelf = await self.index.shelf(policy)
-        await self.send_file(shelf.downloads, wanted, shelf.library.may_visit)
+        try:
+            wanted = await self._with_metadata(shelf, page.name, file, wanted, suffix)
+            failure = await self.send_file(shelf.downloads, wanted, shelf.library.may_visit)
+        except MaestroError as error:
+            failure = error
+        if failure is None:
+            return
+        verdict = Verdict(Action.BLOCK, failure.message, str(failure.details.get("rule", "")))
+        if self._headers_written:
+            if failure.code == "package_blocked":  # the client saw a broken connection; the notebook tells why
+                self.index.denials.record(owner.launch_id, policy, page.name, file.version, filename, verdict)
+        elif failure.code == "package_blocked":
+            self.deny(owner, policy, page.name, file.version, filename, verdict)
+        else:
+            raise failure
 
     head = get
+
+    @staticmethod
+    async def _with_metadata(shelf: Shelf, project: str, file: File, wanted: Wanted, suffix: str) -> Wanted:
+        """Look at what is shown of a file before it is given away, and see to it that a wheel is what was shown.
+
+        Raises:
+            MaestroError: ``package_blocked``; ``upstream_unavailable``.
+        """
+        told = _wanted(file, ".metadata") if suffix in ("", ".metadata") else None
+        version, shown = file.version or "", None
+        if told is not None:
+            shown = await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
+            check_metadata(shown, project, version)
+        if suffix or file.is_source:
+            return wanted
+        check = partial(check_wheel, project=project, version=version, shown=shown)
+        return replace(wanted, check=check, whole=shown is None)
 
 
 class DenialsHandler(IndexHandler):
@@ -383,7 +422,7 @@ def _wanted(file: File, suffix: str) -> Wanted | None:
         url, hashes = companion
     else:
         url, hashes = file.url, file.hashes
-    parts = [file.key, suffix, url, *(f"{name}={hashes[name]}" for name in sorted(hashes))]
+    parts = [_CHECKED, file.key, suffix, url, *(f"{name}={hashes[name]}" for name in sorted(hashes))]
     if not hashes and not url.startswith("file:"):
         parts.append(str(int(time.time() // _UNHASHED_SECONDS)))
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:48]

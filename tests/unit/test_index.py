@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import json
 import re
 import sys
 import threading
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -297,7 +299,7 @@ class TestFiles:
         async def breaks_once(response: httpx.Response, size: int | None = None) -> AsyncIterator[bytes]:
             async for part in whole(response, size):
                 yield part
-                if not broken and "packages" in str(response.url):
+                if not broken and str(response.url).endswith(".whl"):
                     broken.append(response.url)
                     raise httpx.ReadError("gone")
 
@@ -461,6 +463,116 @@ class TestPolicy:
         assert (await room.get("denials", token="other")).json()["denials"] == []
         assert (await room.get("denials", token="")).status_code == 403
         assert (await room.get("denials?since=yesterday")).status_code == 400
+
+
+DIRECT = "other @ https://elsewhere.example.org/other-1.0-py3-none-any.whl"
+
+
+class TestMetadata:
+    """What resolvers decide by is what is installed, and nothing in it leads past the index."""
+
+    @pytest.mark.parametrize("line", [DIRECT, 'other[x] @ git+https://elsewhere.example.org/o ; extra == "dev"'])
+    async def test_a_requirement_with_an_address_is_refused(self, room: Room, line: str) -> None:
+        address = await room.address("small", room.upstream.add("small", "1.0", ("fine", line)))
+        for path in (address + ".metadata", address):
+            refused = await room.get(path)
+            assert refused.status_code == 403
+            assert "small 1.0 requires other (elsewhere.example.org) from an address of its own" in refused.text
+            assert "past this index" in refused.reason_phrase and refused.json()["rule"] == "Requires-Dist"
+        assert not [path for path in room.upstream.asked if path.endswith(".whl")]
+        (denial,) = (await room.get("denials")).json()["denials"]
+        assert denial["package"] == "small" and denial["count"] == 2
+
+    @pytest.mark.parametrize("padding", [0, 3_000_000])
+    async def test_in_a_wheel_whose_metadata_is_not_shown_too(self, room: Room, padding: int) -> None:
+        filename = kit.wheel_name("small", "1.0")
+        room.upstream.add_file("small", filename, kit.wheel("small", "1.0", (DIRECT,), padding))
+        address = await room.address("small", filename)
+        for _ in range(2):
+            refused = await room.get(address)
+            assert refused.status_code == 403 and "from an address of its own" in refused.reason_phrase
+        assert len([path for path in room.upstream.asked if path.endswith(".whl")]) == 1
+
+    @pytest.mark.parametrize(
+        "inside", [kit.metadata("small", "1.0", ("evil",)), kit.metadata("small", "1.0") + b"Requires-Python: >=3.8\n"]
+    )
+    async def test_a_wheel_that_is_not_what_its_metadata_showed(self, room: Room, inside: bytes) -> None:
+        filename, told = kit.wheel_name("small", "1.0"), kit.metadata("small", "1.0")
+        room.upstream.add_file("small", filename, kit.wheel("small", "1.0", told=inside), told)
+        address = await room.address("small", filename)
+        assert (await room.get(address + ".metadata")).status_code == 200
+        refused = await room.get(address)
+        assert refused.status_code == 403 and "is not what its metadata showed" in refused.reason_phrase
+
+    async def test_a_large_one_never_looks_complete_and_is_explained(self, room: Room) -> None:
+        filename, inside = kit.wheel_name("small", "1.0"), kit.metadata("small", "1.0", ("evil",))
+        content = kit.wheel("small", "1.0", padding=8_000_000, told=inside)
+        room.upstream.add_file("small", filename, content, kit.metadata("small", "1.0"))
+        address = await room.address("small", filename)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await room.get(address)
+        (denial,) = (await room.get("denials")).json()["denials"]
+        assert "is not what its metadata showed" in denial["message"]
+        assert (await room.get(address)).status_code == 403  # the next time it is known at once
+
+    async def test_another_order_and_other_spaces_are_the_same(self, room: Room) -> None:
+        filename = kit.wheel_name("small", "1.0")
+        shown = b"Name: small\nMetadata-Version: 2.1\nVersion: 1.0\nRequires-Dist: b>=1\nRequires-Dist: a\n"
+        inside = kit.metadata("small", "1.0", ("a", "b >=1")) + b"\nA description\n"
+        room.upstream.add_file("small", filename, kit.wheel("small", "1.0", told=inside), shown)
+        assert (await room.get(await room.address("small", filename))).status_code == 200
+
+    @pytest.mark.parametrize(
+        "inside, says",
+        [
+            (kit.metadata("evil", "1.0"), "small 1.0 calls itself evil 1.0 in its metadata"),
+            (kit.metadata("small", "2.0"), "small 1.0 calls itself small 2.0"),
+            (b"", "small 1.0 calls itself nothing"),
+            (b"Name: small\nName: small\nVersion: 1.0\n", "cannot be read"),
+        ],
+    )
+    async def test_it_is_of_the_project_and_version(self, room: Room, inside: bytes, says: str) -> None:
+        filename = kit.wheel_name("small", "1.0")
+        room.upstream.add_file("small", filename, kit.wheel("small", "1.0", told=inside))
+        assert says in (await room.get(await room.address("small", filename))).reason_phrase
+
+    @pytest.mark.parametrize("version", ["1.0.0", "1.0+cu118", "1.0rc1"])
+    async def test_versions_are_compared_as_versions(self, room: Room, version: str) -> None:
+        filename = kit.wheel_name("small", version.replace("-", "_"))
+        content = kit.wheel("small", version, told=kit.metadata("small", version.replace("1.0.0", "1.0")))
+        room.upstream.add_file("small", filename, content)
+        assert (await room.get(await room.address("small", filename))).status_code == 200
+
+    async def test_what_is_no_wheel_is_refused(self, room: Room) -> None:
+        twice = io.BytesIO(kit.wheel("small", "2.0"))
+        with zipfile.ZipFile(twice, "a") as archive:
+            archive.writestr("other.dist-info/METADATA", kit.metadata("small", "2.0", ("evil",)))
+        for version, content in (("1.0", b"no archive"), ("2.0", twice.getvalue())):
+            room.upstream.add_file("small", kit.wheel_name("small", version), content)
+        for version in ("1.0", "2.0"):
+            refused = await room.get(await room.address("small", kit.wheel_name("small", version)))
+            assert refused.status_code == 403 and "holds no metadata that can be read" in refused.reason_phrase
+
+    async def test_in_folders_of_this_machine_too(
+        self, servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path
+    ) -> None:
+        room = Room(*servers, tmp_path)
+        (tmp_path / kit.wheel_name("small", "1.0")).write_bytes(kit.wheel("small", "1.0", (DIRECT,)))
+        room.authority.rule()
+        async with opened(room, PipConfig(find_links=(str(tmp_path),))):
+            refused = await room.get(await room.address("small", kit.wheel_name("small", "1.0")))
+            assert refused.status_code == 403 and "from an address of its own" in refused.reason_phrase
+
+    async def test_attestations_are_passed_through_and_authorised(self, room: Room) -> None:
+        """PEP 740: whatever it says, it comes from upstream's address, and not for what is refused."""
+        room.upstream.files["/p.json"] = b'{"version": 1, "attestation_bundles": []}'
+        where = f"http://localhost:{room.upstream.port}/p.json"
+        filename = room.upstream.add("small", "1.0", provenance=where)
+        address = await room.address("small", filename)
+        assert (await room.get(address + ".provenance")).json()["attestation_bundles"] == []
+        assert (await room.get(address + ".provenance", token="dead")).status_code == 403
+        room.rule(blocked_packages=["small"])
+        assert (await room.get(address + ".provenance")).status_code == 403
 
 
 class TestIdentity:
