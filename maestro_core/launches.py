@@ -279,6 +279,20 @@ class TemplateView(BaseModel):
     description: str = ""
 
 
+class OwnAmounts(BaseModel):
+    """What a server gets in a workspace when nobody asks for something else.
+
+    Attributes:
+        shown: for people: ``4 cpu, 8 GiB``.
+        profile: the one that covers them; None with a ``refusal``, when they cannot be had now.
+    """
+
+    shown: str
+    profile: str | None = None
+    resources: Resources | None = None
+    refusal: str | None = None
+
+
 class FormView(BaseModel):
     """What the spawn form shows.
 
@@ -290,6 +304,7 @@ class FormView(BaseModel):
         left: what is in use of each limit: ``2 of 3 servers``, ``3.5 of 10 GPU hours this month``.
         template: the one that opens when none is chosen, or None.
         experiment: the default MLflow experiment.
+        own: the workspace's own amounts, which fill the form in where nothing was chosen; None: it has none.
     """
 
     workspace: str | None
@@ -303,6 +318,7 @@ class FormView(BaseModel):
     templates: tuple[TemplateView, ...] = ()
     template: str | None = None
     experiment: str = ""
+    own: OwnAmounts | None = None
 
 
 class LaunchRequest(BaseModel):

@@ -30,6 +30,8 @@ Scope = Literal["user", "workspace", "pool"]
 _SLACK = 1e-6
 #: what a figure that stands in the file is said to come from
 FILE = "maestro.yaml"
+#: who set the size of a workspace's own disk
+OWNERS = "its owners"
 
 
 class PoolQuota(BaseModel):
@@ -225,8 +227,9 @@ class Limit:
 
     @property
     def origin(self) -> str:
-        """Where the figure stands: ``maestro.yaml``, or ``root on 2026-11-24``."""
-        return FILE if self.set_by is None else f"{self.set_by} on {self.set_at:%Y-%m-%d}"
+        """Where the figure stands: ``maestro.yaml``, ``root on 2026-11-24``, or ``its owners``."""
+        when = "" if self.set_at is None else f" on {self.set_at:%Y-%m-%d}"
+        return FILE if self.set_by is None else f"{self.set_by}{when}"
 
     @property
     def set_for(self) -> str:
@@ -325,6 +328,13 @@ def storage_limit(
     if own is not None:
         return own
     return figures.limit("everyone", "", STORAGE) if owner is None else figures.person(STORAGE, *owner)
+
+
+def with_disk(limit: Limit | None, workspace: str, disk: int | None) -> Limit | None:
+    """The size of a workspace when its owners asked for a disk: that, where it is less than the limit."""
+    if disk is None or (limit is not None and limit.value <= disk):
+        return limit
+    return Limit(STORAGE, float(disk), f"workspace {workspace}", "workspace", workspace, OWNERS)
 
 
 def parse_figure(level: str, limit: str, value: object) -> float:

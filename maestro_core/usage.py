@@ -112,6 +112,7 @@ class LaunchUsage(BaseModel):
 
     Attributes:
         ends_at, ends_reason: when and why it will be stopped, as its user is told; None: it will not.
+        ends_kind: ``role`` when its user's role is gone or lower (an owner may end it at once), or ``idle``.
         latest: the last sample. points: means over spans that grow with age, the oldest first.
     """
 
@@ -123,6 +124,7 @@ class LaunchUsage(BaseModel):
     resources: Resources
     ends_at: AwareDatetime | None = None
     ends_reason: str | None = None
+    ends_kind: str | None = None
     latest: UsagePoint | None = None
     points: tuple[UsagePoint, ...] = ()
 

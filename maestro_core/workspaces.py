@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from .errors import MaestroError
 from .names import check_group_name, check_name, check_new_workspace_name, check_user_name
@@ -174,6 +174,11 @@ class WorkspaceView(BaseModel):
     archived_at: datetime | None = None
     purge_from: datetime | None = None
     purging: bool = False
+
+    @field_serializer("settings")
+    def _as_written(self, settings: WorkspaceSettings) -> dict[str, Any]:
+        """What was written alone, so that each section can be sent back as it came."""
+        return settings.stored()
 
 
 class WorkspaceList(BaseModel):

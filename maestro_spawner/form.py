@@ -85,6 +85,21 @@ def fitting(view: FormView, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {name: value for name, value in amounts.items() if _fits(profile, name, value)}
 
 
+def filled(view: FormView, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice, with the workspace's own amounts where it names neither a profile nor amounts."""
+    kept, own = dict(chosen), view.own
+    if own is None or own.profile is None or own.resources is None or {"profile", "resources", *_AMOUNTS} & kept.keys():
+        return kept
+    of = next((profile for profile in view.profiles if profile.name == own.profile), None)
+    if of is None:
+        return kept
+    amounts = own.resources.model_dump(exclude_none=True)
+    return kept | {
+        "profile": own.profile,
+        **{name: value for name, value in amounts.items() if value != getattr(of, name)},
+    }
+
+
 def _fits(profile: ProfileView, name: str, value: Any) -> bool:
     if name == "gpu_type":
         return bool(value == profile.gpu_type)

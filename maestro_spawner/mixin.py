@@ -321,7 +321,7 @@ class MaestroMixin(_Spawner):
         except MaestroError as error:
             view = form.refused(error)
         note = await asyncio.to_thread(self.limits_note)
-        filled_in = form.fitting(view, chosen) if saved else chosen
+        filled_in = form.filled(view, form.fitting(view, chosen) if saved else chosen)
         return form.render(self.form_template_paths, view, filled_in, notice, note)
 
     def limits_note(self) -> str | None:

@@ -110,7 +110,9 @@ class Hub:
         if user is None:  # not kept: who signs up now is known at once
             self._users.pop(name, None)
             raise MaestroError(
-                "unknown_user", f"The Hub does not know a user {name[:60]!r}; they sign up first.", {"user": name[:255]}
+                "unknown_user",
+                f"The Hub does not know a user {name[:60]!r}; invite them, or add them when they have signed up.",
+                {"user": name[:255]},
             )
         if len(self._users) > 10_000:
             self._users.clear()

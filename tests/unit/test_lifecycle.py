@@ -84,6 +84,32 @@ class TestSettings:
             assert code(answer) == (403, "quota_exceeded")
             assert (await create(world, resources={"disk": "5g"})).status_code == 201
 
+    async def test_a_disk_is_what_its_files_may_take(self, world: World) -> None:
+        await create(world, resources={"disk": "1g"})
+        async with world.client("ann") as client:
+            shown = (await client.get("/workspaces/demo/usage")).json()
+            limits = {one["name"]: one for one in (await client.get("/workspaces/demo/limits")).json()["limits"]}
+        assert shown["storage_limit"] == 1024**3
+        storage = limits["max_storage_per_workspace"]
+        assert (storage["source"], storage["origin"], storage["shown"]) == ("workspace demo", "its owners", "1 GiB")
+        async with world.authority.store.write() as unit:
+            row = await unit.workspaces.by_name("demo")
+            await unit.workspaces.change(row.id, storage_used=2 * 1024**3)
+        refused = await call(world, "ann", "POST", "/launches", {"workspace": "demo"})
+        assert code(refused) == (403, "quota_exceeded")
+        assert "max_storage_per_workspace 1 GiB, set for workspace demo by its owners" in refused.text
+
+    async def test_its_settings_can_be_sent_back_as_they_came(self, world: World) -> None:
+        spec = {
+            "resources": {"cpu": 1, "memory": "1g", "disk": "1g"},
+            "environment": {"python_version": "3.11", "MY_PLACE": "here"},
+            "packages": ["numpy<3"],
+            "security": {"blocked_packages": ["aiohttp"]},
+        }
+        settings = (await create(world, **spec)).json()["settings"]
+        again = await call(world, "ann", "PATCH", "/workspaces/demo", settings)
+        assert (again.status_code, again.json()["settings"]) == (200, settings)
+
     async def test_its_rules_for_packages_are_in_force(self, world: World) -> None:
         await create(world, security={"blocked_packages": ["aiohttp"], "trusted_channels": ["conda-forge"]})
         await create(world, "other")
@@ -100,7 +126,7 @@ class TestSettings:
         await create(world, resources={"cpu": 4, "memory": "8g"}, packages=["numpy"])
         changed = await call(world, "ann", "PATCH", "/workspaces/demo", {"packages": ["pandas<3"], "resources": None})
         assert changed.json()["settings"]["packages"] == ["pandas<3"]
-        assert changed.json()["settings"]["resources"] is None
+        assert changed.json()["settings"] == {"packages": ["pandas<3"]}
         assert (await launch(world)).resources.show() == "1 cpu, 2 GiB"
 
     async def test_a_change_that_cannot_be_is_none(self, world: World) -> None:
@@ -254,7 +280,7 @@ class TestPurge:
         await purged(world)
         new = (await create(world)).json()
         assert code(await call(world, "bob", "GET", "/workspaces/demo")) == (404, "unknown_workspace")
-        assert new["settings"]["resources"] is None and new["members"] == 1
+        assert new["settings"] == {} and new["members"] == 1
         assert not list(directories(world, new["workspace_id"])[0].iterdir())
         limits = (await call(world, "ann", "GET", "/workspaces/demo/limits")).json()["limits"]
         assert 9 not in [limit["value"] for limit in limits]

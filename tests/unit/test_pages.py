@@ -20,7 +20,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
 from maestro_core.launches import LaunchStatus, LaunchView, ScaleRequest
-from maestro_core.lifecycle import PurgeReport, Removed
+from maestro_core.lifecycle import Kept, PurgeReport, Removed
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
 from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
@@ -101,6 +101,15 @@ class FakeDesk:
     used: WorkspaceUsage = field(default_factory=lambda: WorkspaceUsage(workspace="demo"))
     sampled: dict[str, UsagePoint] = field(default_factory=dict)
     invited: list[Invitation] = field(default_factory=list)
+    report: PurgeReport = field(
+        default_factory=lambda: PurgeReport(
+            workspace="old",
+            workspace_id="w-1",
+            state="purging",
+            removed=(Removed(what="files", count=12, bytes=2 * 1024**2),),
+            left=("MLflow's data",),
+        )
+    )
 
     def _do(self, *what: Any) -> None:
         if self.refusal is not None:
@@ -158,8 +167,13 @@ class FakeDesk:
 
     async def purge(self, name: str) -> PurgeReport:
         self._do("purge", name)
-        files = Removed(what="files", count=12, bytes=2 * 1024**2)
-        return PurgeReport(workspace=name, workspace_id="w-1", state="purging", removed=(files,), left=("MLflow",))
+        return self.report
+
+    async def purged(self, workspace_id: str) -> PurgeReport:
+        return self.report
+
+    async def left_behind(self) -> set[str]:
+        return {"u-gone-1a2b3c"}
 
     async def transfer(self, name: str, to: Transfer) -> Member:
         self._do("transfer", name, to.kind, to.name)
@@ -781,7 +795,7 @@ async def test_an_invitation_is_offered_on_the_first_page(world: World) -> None:
 async def test_who_is_unknown_can_be_invited_where_they_were_refused(world: World) -> None:
     browser = await world.sign_in()
     await browser.get("w/demo")
-    assert browser.page.find("form", action=f"{PREFIX}w/demo/invitations") is None
+    assert browser.page.find("button", formaction=f"{PREFIX}w/demo/invitations") is None
     world.desk.refusal = MaestroError("unknown_user", "The Hub does not know a user 'zoe'; they sign up first.")
     forms = browser.page.find_all("form", action=f"{PREFIX}w/demo/members")
     hidden = {tag["name"]: tag["value"] for tag in forms[-1].find_all("input", type="hidden")}
@@ -791,7 +805,11 @@ async def test_who_is_unknown_can_be_invited_where_they_were_refused(world: Worl
     browser.page = BeautifulSoup(answer.text, "html.parser")
     assert answer.status_code == 404
     world.desk.refusal = None
-    await browser.send("w/demo/invitations")
+    button = browser.page.find("button", formaction=f"{PREFIX}w/demo/invitations")
+    assert button is not None and button.find_parent("form").find("button").get_text() == "Add", "Enter adds"
+    fields = {**hidden, "kind": "user", "name": "zoe", "role": "viewer"}  # of the form that it stands in
+    answer = await browser.client.post(button["formaction"], data=fields, follow_redirects=True)
+    browser.page = BeautifulSoup(answer.text, "html.parser")
     assert world.desk.done == [("invite", "demo", "zoe", Role.VIEWER)]
     assert "they sign up under that name" in browser.text()
 
@@ -821,9 +839,11 @@ async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World)
         LaunchUsage(
             session_id="l-1", user="bob", server_name="demo", workspace="demo", status="running",
             resources=Resources(cpu=2, memory="4Gi"), latest=sample(), ends_at=NOW, ends_reason="bob is no member",
+            ends_kind="role",
         ),
         LaunchUsage(
             session_id="l-2", user="eve", server_name="", workspace="demo", status="reserved", resources=Resources(),
+            ends_at=NOW, ends_reason="it idles", ends_kind="idle",
         ),
     ]  # fmt: skip
     world.desk.used = WorkspaceUsage(
@@ -832,14 +852,18 @@ async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World)
     browser = await world.sign_in()
     await browser.get("w/demo")
     text = browser.text()
-    assert "Files: 5 GiB of 10 GiB" in text
+    assert "Its files take 5 GiB of 10 GiB" in text
     assert "0.75 of 2" in text and "3 GiB of 4 GiB" in text
-    assert "bob is no member (00:00 UTC)" in text
+    assert "00:00:00 UTC: bob is no member" in text
     assert [form["action"] for form in browser.page.find_all("form") if "/stop/" in form["action"]] == [
         f"{PREFIX}stop/l-1"
     ]
     await browser.send("stop/l-1")
     assert world.desk.done == [("stop", "l-1")]
+    world.desk.people = [Member(kind="user", name="bob", role=Role.VIEWER, added_by="ann", added_at=NOW)]
+    await browser.get("w/demo")
+    await browser.send("w/demo/members/remove")
+    assert "What bob runs here ends at 00:00:00 UTC; End now, under Usage, does not wait." in browser.text()
 
 
 async def test_what_a_workspace_is_set_up_with_is_shown(world: World) -> None:
@@ -867,7 +891,17 @@ async def test_archived_workspaces_are_restored_and_purged_by_name(world: World)
     assert world.desk.done == []
     await browser.send("w/old/purge", sure="old")
     assert world.desk.done == [("purge", "old")]
-    assert "Removed: files: 12 (2 MiB). Left: MLflow." in browser.text()
+    assert "Still to go: MLflow's data." in browser.text()
+    assert "files: 12 (2 MiB)" in browser.text()
+    assert browser.page.find("meta", attrs={"http-equiv": "refresh"}) is not None
+    launches = (Kept(what="launches", why=f"3 in the figures of budgets {HOSTILE}"),)
+    world.desk.report = world.desk.report.model_copy(update={"state": "purged", "left": (), "kept": launches})
+    await browser.get("purged/w-1")
+    assert "Nothing is left of it, and the name old is free." in browser.text()
+    assert "launches: 3 in the figures of budgets" in browser.text()
+    assert browser.page.find("meta", attrs={"http-equiv": "refresh"}) is None
+    assert browser.page.find("img", src="x") is None
+    await browser.get()
     await browser.send("w/old/restore")
     assert world.desk.done[-1] == ("restore", "old")
 
@@ -883,13 +917,15 @@ async def test_before_its_time_a_purge_is_not_offered(world: World) -> None:
 
 async def test_the_admin_sees_what_servers_use_and_archives_what_is_empty(world: World) -> None:
     world.desk.running = [launch("demo", started_at=NOW)]
-    world.desk.views = [workspace("demo"), workspace("empty")]
+    personal = [workspace("u-bob-1a2b3c", None, personal=True), workspace("u-gone-1a2b3c", None, personal=True)]
+    world.desk.views = [workspace("demo"), workspace("empty"), *personal]
     world.desk.sampled = {"l-demo": sample()}
     world.desk.archived_ones = [workspace("old", archived_at=NOW, purge_from=NOW)]
     browser = await world.sign_in("root", USE, MANAGE, ADMIN)
     await browser.get("admin")
-    assert "0.75 of 2 cpu, 3 GiB of 4 GiB" in browser.text()
-    assert browser.page.find("form", action=f"{PREFIX}w/demo/archive") is None, "a server runs in it"
+    assert "0.75 cpu, 3 GiB" in browser.text()
+    archived = [form["action"] for form in browser.page.find_all("form") if form["action"].endswith("/archive")]
+    assert archived == [f"{PREFIX}w/empty/archive", f"{PREFIX}w/u-gone-1a2b3c/archive"], "in demo a server runs"
     await browser.send("w/empty/archive")
     assert world.desk.done == [("archive", "empty")]
     assert "The workspace empty is archived." in browser.text()

@@ -9,12 +9,12 @@ import pytest
 from bs4 import BeautifulSoup
 from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
 
-from maestro_core.launches import FormView, ImageView, ProfileView, TemplateView, ask_from_form, parse_ask
+from maestro_core.launches import FormView, ImageView, OwnAmounts, ProfileView, TemplateView, ask_from_form, parse_ask
 from maestro_core.profiles import Profile, choose
-from maestro_core.resources import show_memory
+from maestro_core.resources import Resources, show_memory
 from maestro_core.roles import Role
 from maestro_core.workspaces import ServersShown
-from maestro_spawner.form import fitting
+from maestro_spawner.form import filled, fitting
 
 TEMPLATES = Path(__file__).parents[2] / "templates" / "pages"
 HOSTILE = "<script>alert('x')<script><img src=x onerror=alert(1)>\"'&"
@@ -87,6 +87,24 @@ def test_a_saved_choice_comes_back_and_one_that_no_longer_fits_does_not() -> Non
     assert checked(render(view(SMALL, LARGE), {"profile": "large"})) == "large"
     assert checked(render(view(SMALL, profile("large", "The limit is 4 cpu.")), {"profile": "large"})) == "small"
     assert checked(render(view(SMALL), {"profile": "gone"})) == "small"
+
+
+def test_the_workspaces_own_amounts_fill_it_in_until_somebody_chose() -> None:
+    amounts = Resources(cpu=0.5, memory=4 * GIB)
+    form = view(SMALL, LARGE, own=OwnAmounts(shown=amounts.show(), profile="large", resources=amounts))
+    page = render(form, filled(form, {"template": "start-here"}))
+    assert "A server here gets 0.5 cpu, 4 GiB unless you choose something else." in page.get_text()
+    assert page.find("details").has_attr("open")
+    assert ask_from_form(sent(page)) == {"profile": "large", "resources": {"cpu": 0.5}}, "the memory is the profile's"
+    for chosen in ({"profile": "small"}, {"cpu": "1"}, {"resources": {"cpu": 1}}):
+        assert filled(form, chosen) == chosen
+
+
+def test_own_amounts_that_cannot_be_had_now_say_why_and_fill_in_nothing() -> None:
+    form = view(SMALL, own=OwnAmounts(shown="4 cpu, 8 GiB", refusal="You have 3 of 4 cpu in use."))
+    page = render(form, filled(form, {}))
+    assert "gets 4 cpu, 8 GiB, which you cannot have now: You have 3 of 4 cpu in use." in page.get_text()
+    assert ask_from_form(sent(page)) == {"profile": "small"}
 
 
 @pytest.mark.parametrize("shape", ["saved", "query"])

@@ -435,6 +435,17 @@ class TestForms:
         assert shown["servers"] == {"used": 0, "limit": 3} and shown["experiment"] == "demo"
         assert {template["name"] for template in shown["templates"]} >= {"data-exploration", "start-here"}
 
+    async def test_it_is_filled_in_with_the_workspaces_own_amounts_where_they_can_be_had(self, world: World) -> None:
+        for name, cpu in (("modest", 0.5), ("greedy", 8)):
+            spec = {"name": name, "resources": {"cpu": cpu, "memory": "1g"}}
+            assert (await call(world, "ann", "POST", "/workspaces", spec)).status_code == 201
+        own = (await self.form(world, "ann", "modest"))["own"]
+        assert (own["shown"], own["profile"], own["refusal"]) == ("0.5 cpu, 1 GiB", "small", None)
+        path = "/quotas/max_cpu_per_notebook"
+        await call(world, "root", "PUT", path, {"level": "user", "name": "ann", "value": 2})
+        own = (await self.form(world, "ann", "greedy"))["own"]
+        assert own["profile"] is None and "at most 2 cpu a server" in own["refusal"]
+
     async def test_a_refusal_is_shown_and_its_row_at_the_hub_is_noted(self, world: World) -> None:
         shown = await self.form(world, "eve", "secret")
         assert shown["workspace"] is None and "'secret'" in shown["refusal"]

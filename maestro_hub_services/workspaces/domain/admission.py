@@ -102,7 +102,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
         raise unknown_workspace(workspace.name)
     if not workspace.open:
         raise MaestroError(
-            "conflict", f"{workspace.name} is archived and takes no launches; ask an admin to restore it.",
+            "conflict", f"{workspace.name} is archived and takes no launches; its owners and admins can restore it.",
             {"workspace": workspace.name},
         )  # fmt: skip
     _check_images(authority, ask)

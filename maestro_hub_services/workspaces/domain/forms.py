@@ -8,22 +8,23 @@ from maestro_core.allowance import InUse, most, shown_servers
 from maestro_core.allowance import check as check_quota
 from maestro_core.errors import MaestroError
 from maestro_core.experiments import default_experiment
-from maestro_core.launches import FormRequest, FormView, ImageView, ProfileList, ProfileView, SpawnAsk
+from maestro_core.launches import FormRequest, FormView, ImageView, OwnAmounts, ProfileList, ProfileView, SpawnAsk
 from maestro_core.names import check_name
 from maestro_core.policy import Policy
-from maestro_core.profiles import Image, Profile
+from maestro_core.profiles import Image, Profile, choose
 from maestro_core.quota import Limit
 from maestro_core.resources import show_memory
 from maestro_core.roles import Role
 from maestro_core.room import Room, room_for
 from maestro_core.workspaces import ServersShown, UserRef
+from maestro_hub_services.store import WorkspaceRow
 
 from ..authority import Authority
 from ..identity import Caller
 from .access import opened, unknown_workspace
 from .admission import asked_workspace
 from .limits import left_sentences, standing_limits, without
-from .plans import experiment_of, template_of
+from .plans import asked_amounts, experiment_of, template_of
 
 
 async def form_view(authority: Authority, request: FormRequest) -> FormView:
@@ -63,7 +64,22 @@ async def form_view(authority: Authority, request: FormRequest) -> FormView:
         templates=authority.templates.all() if role.covers(Role.EDITOR) else (),
         template=template_of(SpawnAsk(), workspace, role),
         experiment=experiment_of(SpawnAsk(), workspace, role) or default_experiment(workspace.name),
+        own=_own_amounts(policy, user, workspace, limits, used),
     )
+
+
+def _own_amounts(
+    policy: Policy, user: UserRef, workspace: WorkspaceRow, limits: list[Limit], used: InUse
+) -> OwnAmounts | None:
+    amounts = asked_amounts(SpawnAsk(), workspace)
+    if amounts is None:
+        return None
+    try:
+        profile, resources = choose(policy.profiles, user.groups, None, amounts)
+        check_quota(limits, used, resources)
+    except MaestroError as error:
+        return OwnAmounts(shown=amounts.show(), refusal=error.message)
+    return OwnAmounts(shown=amounts.show(), profile=profile.name, resources=resources)
 
 
 async def list_profiles(authority: Authority, caller: Caller, workspace: str) -> ProfileList:

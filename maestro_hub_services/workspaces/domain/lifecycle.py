@@ -116,6 +116,35 @@ async def purge_workspace(authority: Authority, caller: Caller, name: str) -> Pu
         return report(await unit.workspaces.get(workspace.id))
 
 
+async def view_purge(authority: Authority, caller: Caller, workspace_id: str) -> PurgeReport:
+    """How far a purge is, for whoever may begin it, whoever began it, and admins. Changes nothing.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``forbidden``; ``conflict`` for one that is not being purged.
+    """
+    done = await _finished(authority, caller, workspace_id)
+    if done is not None:
+        return done
+    async with opened(authority, caller, workspace_id, "purge", archived=True) as (_, standing):
+        if standing.workspace.purge_at is None:
+            raise MaestroError("conflict", f"{standing.workspace.name} is not being purged.")
+        return report(standing.workspace)
+
+
+async def left_behind(authority: Authority, caller: Caller) -> frozenset[str]:
+    """The names of personal workspaces whose user is not at the Hub any more; they may be archived.
+
+    Raises:
+        MaestroError: ``forbidden`` without ``custom:maestro:admin``; ``hub_unavailable``.
+    """
+    if not caller.admin:
+        raise MaestroError("forbidden", "Only an admin sees everybody's personal workspaces.")
+    there = {(user.ref.name, user.ref.created) async for user in authority.hub.users(active=False)}
+    async with authority.store.read() as unit:
+        rows = [row for row in await unit.workspaces.every() if row.personal]
+    return frozenset(row.name for row in rows if (row.personal_user, row.personal_created) not in there)
+
+
 async def _finished(authority: Authority, caller: Caller, name: str) -> PurgeReport | None:
     """The report of a purge that is over, for those who may see it."""
     async with authority.store.read() as unit:
@@ -307,7 +336,7 @@ def report(row: WorkspaceRow) -> PurgeReport:
         workspace=row.shown_name,
         workspace_id=row.id,
         state="purging" if row.purged_at is None else "purged",
-        removed=tuple(Removed(**one) for pieces in progress.removed.values() for one in pieces),
+        removed=tuple(Removed(**one) for pieces in progress.removed.values() for one in pieces if one.get("count")),
         left=tuple(shown for piece, shown in _LEFT.items() if piece not in progress.removed),
         kept=tuple(Kept(**one) for one in progress.kept),
     )

@@ -8,7 +8,18 @@ from dataclasses import replace
 from maestro_core.allowance import InUse, Left, Use, check_workspaces, left_of, used
 from maestro_core.budget import month_of
 from maestro_core.policy import Policy
-from maestro_core.quota import BUDGETS, STORAGE, WORKSPACES, Figures, Limit, PoolQuota, limits_for, storage_limit
+from maestro_core.quota import (
+    BUDGETS,
+    STORAGE,
+    WORKSPACES,
+    Figures,
+    Limit,
+    PoolQuota,
+    limits_for,
+    storage_limit,
+    with_disk,
+)
+from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_core.workspaces import LimitList, LimitView, UserRef
 from maestro_hub_services.store import Held, LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.charges import Hours
@@ -50,9 +61,20 @@ async def standing_limits(
     overrides = await unit.quotas.holding((user.name, user.created), user.groups, (workspace.name, workspace.id))
     owner = is_own(workspace, user)
     limits = limits_for(policy.quotas, user.name, user.groups, workspace.name, overrides, owner)
+    limits = _own_disk(limits, workspace)
     if running is None:
         running = await unit.launches.active_of(user.name, user.created)
     return limits, await _in_use(authority, unit, user, workspace, limits, running)
+
+
+def _own_disk(limits: list[Limit], workspace: WorkspaceRow) -> list[Limit]:
+    """The same, the storage no more than the disk that the workspace is set up with."""
+    disk = WorkspaceSettings.read(workspace.settings).disk if workspace.settings else None
+    if disk is None:
+        return limits
+    others = [limit for limit in limits if limit.name != STORAGE]
+    size = with_disk(next((limit for limit in limits if limit.name == STORAGE), None), workspace.name, disk)
+    return others if size is None else [*others, size]
 
 
 async def _in_use(

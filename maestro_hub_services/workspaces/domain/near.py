@@ -8,7 +8,18 @@ from dataclasses import replace
 from maestro_core.allowance import InUse, Left, left_of
 from maestro_core.budget import Month, month_of
 from maestro_core.figures import NearList, NearView
-from maestro_core.quota import LIMITS, WORKSPACES, Figures, Limit, Override, PoolQuota, Quotas, storage_limit
+from maestro_core.quota import (
+    LIMITS,
+    WORKSPACES,
+    Figures,
+    Limit,
+    Override,
+    PoolQuota,
+    Quotas,
+    storage_limit,
+    with_disk,
+)
+from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import Place, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import now
 from maestro_hub_services.store.counts import pool
@@ -91,7 +102,8 @@ async def _pools(unit: Unit, quotas: Quotas, rows: Rows, month: Month) -> list[N
 
 def _storage(figures: Figures, workspace: WorkspaceRow) -> Limit | None:
     owner = (workspace.personal_user, ()) if workspace.personal_user is not None else None
-    return storage_limit(figures, workspace.name, owner)
+    disk = WorkspaceSettings.read(workspace.settings).disk
+    return with_disk(storage_limit(figures, workspace.name, owner), workspace.name, disk)
 
 
 def _near(who: str, limits: list[Limit | None], used: InUse) -> Iterator[Near]:

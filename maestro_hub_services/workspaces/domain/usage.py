@@ -215,6 +215,7 @@ def _launch(
         resources=launch.resources,
         ends_at=launch.ends_at,
         ends_reason=launch.ends_reason,
+        ends_kind=launch.ends_kind,
         latest=None if latest is None else _point(latest),
         points=tuple(_point(row) for row in rows),
     )

@@ -35,6 +35,7 @@ _PAGES = (
     (f"w/{_NAME}/archive", handlers.ArchiveForm),
     (f"w/{_NAME}/restore", lifecycle.RestoreForm),
     (f"w/{_NAME}/purge", lifecycle.PurgeForm),
+    (f"purged/{_NAME}", lifecycle.PurgedPage),
     (f"w/{_NAME}/transfer", lifecycle.TransferForm),
     (f"w/{_NAME}/invitations", lifecycle.InviteForm),
     (f"w/{_NAME}/invitations/withdraw", lifecycle.WithdrawForm),

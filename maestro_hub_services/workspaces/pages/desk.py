@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,6 +108,14 @@ class Desk:
     async def purge(self, name: str) -> PurgeReport:
         """Remove an archived workspace for good."""
         return await lifecycle.purge_workspace(self._authority, self._caller, name)
+
+    async def purged(self, workspace_id: str) -> PurgeReport:
+        """How far a purge is."""
+        return await lifecycle.view_purge(self._authority, self._caller, workspace_id)
+
+    async def left_behind(self) -> Collection[str]:
+        """Personal workspaces of deleted users (admins)."""
+        return await lifecycle.left_behind(self._authority, self._caller)
 
     async def transfer(self, name: str, to: Transfer) -> Member:
         """Make somebody else owner in my place."""

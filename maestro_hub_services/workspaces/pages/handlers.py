@@ -115,6 +115,11 @@ class WorkspacePage(Page):
             max_description=MAX_DESCRIPTION,
         )
 
+    async def say_changed(self, sentence: str, name: str, member: str) -> None:
+        """What changed among the members, and what becomes of their servers."""
+        ending = views.ending(await self.desk.usage(name), member)
+        self.say(f"{sentence} {ending}".strip(), self.links.workspace(name))
+
     async def _invitations(self, view: WorkspaceView) -> Sequence[Invitation]:
         """For those who may manage members; others see none."""
         owner = not view.personal and (may(view.role, "manage_members") or self.me.admin)
@@ -157,7 +162,7 @@ class MembersForm(WorkspacePage):
             else:
                 await self.workspace(name, error.status, members={"problem": error.message})
             return
-        self.say(f"{put.name} is now {put.role.value} of {name}.", self.links.workspace(name))
+        await self.say_changed(f"{put.name} is now {put.role.value} of {name}.", name, put.name)
 
 
 class RemoveMemberForm(WorkspacePage):
@@ -171,8 +176,11 @@ class RemoveMemberForm(WorkspacePage):
         except MaestroError as error:
             await self.workspace(name, error.status, members={"problem": error.message})
             return
-        left = member == self.me.name and not self.me.admin
-        self.say(f"{member} is no longer a member of {name}.", self.links.home if left else self.links.workspace(name))
+        sentence = f"{member} is no longer a member of {name}."
+        if member == self.me.name and not self.me.admin:
+            self.say(sentence, self.links.home)
+        else:
+            await self.say_changed(sentence, name, member)
 
 
 class ArchiveForm(Page):
@@ -237,13 +245,14 @@ class AdminPage(Page):
 
     async def get(self) -> None:
         """The three tables."""
-        workspaces, archived, launches, samples = await asyncio.gather(
+        workspaces, archived, launches, samples, left_behind = await asyncio.gather(
             self.desk.workspaces(everything=True),
             self.desk.archived(everything=True),
             self.desk.launches(everything=True),
             self.desk.samples(),
+            self.desk.left_behind(),
         )
-        rows, servers = views.admin_rows(workspaces, launches, self.links, samples)
+        rows, servers = views.admin_rows(workspaces, launches, self.links, samples, left_behind)
         self.show(
             "admin",
             here="maestro-admin",

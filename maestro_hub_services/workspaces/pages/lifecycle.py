@@ -105,7 +105,7 @@ class PurgeForm(RestoreForm):
     """Remove an archived workspace for good; its name must be typed."""
 
     async def post(self, name: str) -> None:
-        """Begin it, and say what is gone so far."""
+        """Begin it, and show the report, which follows it to its end."""
         back = self._back()
         if self.field("sure") != name:
             self.say(f"Type {name} to purge it.", back, good=False)
@@ -115,8 +115,12 @@ class PurgeForm(RestoreForm):
         except MaestroError as error:
             self.say(error.message, back, good=False)
             return
-        removed = "; ".join(one.show() for one in report.removed) or "nothing yet"
-        if report.state == "purged":
-            self.say(f"{name} is purged. Removed: {removed}.", back)
-        else:
-            self.say(f"{name} is being purged. Removed: {removed}. Left: {', '.join(report.left)}.", back)
+        self.redirect(self.links.purged(report.workspace_id), status=303)
+
+
+class PurgedPage(Page):
+    """What a purge has removed so far; loads itself again until nothing is left."""
+
+    async def get(self, workspace_id: str) -> None:
+        """The report."""
+        self.show("purged", report=await self.desk.purged(workspace_id))

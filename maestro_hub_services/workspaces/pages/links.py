@@ -110,6 +110,10 @@ class Links:
         """Where an archived workspace is removed for good."""
         return f"{self.workspace(name)}/purge"
 
+    def purged(self, workspace_id: str) -> str:
+        """The report of a purge."""
+        return f"{self.prefix}purged/{escape(workspace_id)}"
+
     def transfer(self, name: str) -> str:
         """Where a workspace is handed over."""
         return f"{self.workspace(name)}/transfer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -77,8 +77,7 @@ class Server:
     held_memory: str
     since: Moment
     href: str
-    cpu: str = ""
-    memory: str = ""
+    uses: str = ""
     hours: str = ""
     ends: str = ""
 
@@ -212,6 +211,7 @@ class AdminRow:
     servers: int
     created_by: str
     created: Moment
+    may_archive: bool
 
 
 def moment(when: datetime, now: datetime | None = None) -> Moment:
@@ -327,9 +327,15 @@ def admin_rows(
     views: Iterable[WorkspaceView],
     launches: Sequence[LaunchView],
     links: Links,
-    samples: Mapping[str, UsagePoint] | None = None,
+    samples: Mapping[str, UsagePoint],
+    left_behind: Collection[str],
 ) -> tuple[list[AdminRow], list[Server]]:
-    """The admin page's two tables: every workspace by name, every server that runs or starts by user."""
+    """The admin page's two tables: every workspace by name, every server that runs or starts by user.
+
+    Args:
+        samples: the last one of each server, by session id.
+        left_behind: the personal workspaces whose user is gone: those may be archived.
+    """
     active = [launch for launch in launches if launch.status.active]
     rows = [
         AdminRow(
@@ -340,19 +346,24 @@ def admin_rows(
             servers=sum(launch.workspace == view.name for launch in active),
             created_by=view.created_by,
             created=moment(view.created_at),
+            may_archive=not view.personal or view.name in left_behind,
         )
         for view in sorted(views, key=lambda view: view.name)
     ]
     ordered = sorted(active, key=lambda one: (one.user, one.server_name))
-    return rows, [_used(server(launch, links), launch, (samples or {}).get(launch.session_id)) for launch in ordered]
+    return rows, [_used(server(launch, links), launch, samples.get(launch.session_id)) for launch in ordered]
 
 
 def _used(row: Server, launch: LaunchView, sample: UsagePoint | None) -> Server:
     """A server's row with what it uses, for how many hours it has run, and why it will be stopped."""
-    cpu, memory, _ = used_of(sample, launch.resources)
     ran = datetime.now(UTC) - (launch.started_at or datetime.now(UTC))
-    ends = f"{launch.ends_reason} ({launch.ends_at:%H:%M} UTC)" if launch.ends_at is not None else ""
-    return replace(row, cpu=cpu, memory=memory, hours=f"{ran.total_seconds() / 3600:.1f}", ends=ends)
+    used = "–" if sample is None else f"{sample.cpu:.2f} cpu, {show_memory(sample.memory)}"
+    ends = _ends(launch.ends_at, launch.ends_reason)
+    return replace(row, uses=used, hours=f"{ran.total_seconds() / 3600:.1f}", ends=ends)
+
+
+def _ends(at: datetime | None, reason: str | None) -> str:
+    return "" if at is None else f"{at.astimezone(UTC):%H:%M:%S} UTC: {reason}"
 
 
 def usage(found: WorkspaceUsage, may_end: bool) -> Usage:
@@ -361,21 +372,22 @@ def usage(found: WorkspaceUsage, may_end: bool) -> Usage:
     Args:
         may_end: whether the person is offered to end servers of members whose role is gone.
     """
-    used = "not measured yet" if found.storage_used is None else show_memory(found.storage_used)
-    limit = "" if found.storage_limit is None else f" of {show_memory(found.storage_limit)}"
-    when = "" if found.storage_measured_at is None else f", {moment(found.storage_measured_at).words}"
+    limit = "" if found.storage_limit is None else show_memory(found.storage_limit)
+    if found.storage_used is None:
+        storage = "Its files were not measured yet" + (f"; they may take {limit}" if limit else "")
+    else:
+        of = f" of {limit}" if limit else ""
+        when = "" if found.storage_measured_at is None else f" ({moment(found.storage_measured_at).words})"
+        storage = f"Its files take {show_memory(found.storage_used)}{of}{when}"
     return Usage(
-        storage=f"Files: {used}{limit}{when}",
-        hours=f"This month: {found.month.cpu:.1f} cpu hours, {found.month.gpu:.1f} GPU hours",
+        storage=storage,
+        hours=f"servers ran for {found.month.cpu:.1f} cpu hours and {found.month.gpu:.1f} GPU hours this month",
         servers=tuple(_usage_row(one, may_end) for one in found.launches),
     )
 
 
 def _usage_row(launch: LaunchUsage, may_end: bool) -> UsageRow:
     cpu, memory, busy = used_of(launch.latest, launch.resources)
-    ends = ""
-    if launch.ends_at is not None:
-        ends = f"{launch.ends_reason} ({launch.ends_at:%H:%M} UTC)"
     return UsageRow(
         id=launch.session_id,
         user=launch.user,
@@ -384,9 +396,20 @@ def _usage_row(launch: LaunchUsage, may_end: bool) -> UsageRow:
         cpu=cpu,
         memory=memory,
         busy=busy,
-        ends=ends,
-        may_end=may_end and launch.ends_at is not None,
+        ends=_ends(launch.ends_at, launch.ends_reason),
+        may_end=may_end and launch.ends_kind == "role",
     )
+
+
+def ending(found: WorkspaceUsage, member: str) -> str:
+    """A sentence about the servers of a member (all, for a group) that end because a role is gone or lower."""
+    rows = [one for one in found.launches if one.ends_kind == "role" and one.ends_at is not None]
+    rows = [one for one in rows if one.user == member] or rows
+    if not rows:
+        return ""
+    users = ", ".join(sorted({one.user for one in rows})[:5])
+    until = max(one.ends_at for one in rows if one.ends_at is not None).astimezone(UTC)
+    return f"What {users} runs here ends at {until:%H:%M:%S} UTC; End now, under Usage, does not wait."
 
 
 def used_of(sample: UsagePoint | None, given: Resources) -> tuple[str, str, str]:
