@@ -234,7 +234,8 @@ async def _finish(authority: Authority, workspace_id: str) -> None:
         if row.purged_at is not None or {VOLUME, TRACKING} - progress.removed.keys():
             return
         removed = await _rows(unit, row)
-        kept = [Kept(what="launches", why=f"{await unit.launches.count_of(row.id)} in the figures of budgets")]
+        ran = await unit.launches.count_of(row.id)
+        kept = [Kept(what="launches", why=f"{ran} in the figures of budgets")] if ran else []
         await unit.workspaces.change(row.id, purge_report=progress.with_piece("rows", removed, kept).as_json())
         await unit.workspaces.purged(row)
         whole = report(await unit.workspaces.get(row.id))
