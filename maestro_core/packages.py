@@ -65,6 +65,7 @@ LEVELS: tuple[Level, ...] = ("global", "workspace")
 Level = Literal["global", "workspace"]
 Origin = Literal["file", "decision"]
 Preset = Literal["open", "seed", "strict"]
+StartupScan = Literal["warn", "refuse"]
 
 _TEXT_LIMIT = 200
 
@@ -324,6 +325,7 @@ class PackagePolicy(BaseModel):
         allowlist: allowed without asking.
         sdists: whether packages may come as source, whose build runs code: ``allow``, ``ask``, ``block``.
         startup_blocked_packages: what an image may not contain when a server starts; left out, the blocked packages.
+        startup_scan: what happens when it does: ``warn`` (the default) tells in the notebook, ``refuse`` starts none.
         index: where the index takes packages from; counts in ``maestro.yaml`` only.
         reviewers: who decides about requests, besides admins; counts in ``maestro.yaml`` only.
     """
@@ -337,6 +339,7 @@ class PackagePolicy(BaseModel):
     allowlist: RuleSpecs | None = None
     startup_blocked_packages: RuleSpecs | None = None
     sdists: Action | None = None
+    startup_scan: StartupScan | None = None
     index: IndexSettings = IndexSettings()
     reviewers: tuple[Reviewer, ...] = ()
 

@@ -36,6 +36,8 @@ from .report import Report
 #: seconds that bubblewrap may take to say which process it made
 REPORT_SECONDS = 15.0
 LISTEN_PAUSE = 0.05
+#: how ``maestro-singleuser`` says why it cannot start; nothing of the user's has run by then
+SAID = "maestro-singleuser: "
 
 
 class MaestroLocalSpawner(MaestroMixin, Spawner):
@@ -221,10 +223,13 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         while True:
             code = await self._exit_code()
             if code is not None:
-                self._log_tail()
+                said = next((line for line in reversed(self._log_tail()) if line.startswith(SAID)), "")
+                if said := said.removeprefix(SAID):
+                    self._ended = said.rstrip(".")
                 raise MaestroError(
                     "start_failed",
-                    f"The server of {plan.workspace.name} ended while it started (exit code {code}); tell an admin, "
+                    said
+                    or f"The server of {plan.workspace.name} ended while it started (exit code {code}); tell an admin, "
                     "the log says why.",
                 )
             try:
@@ -368,7 +373,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
 
-    def _log_tail(self) -> None:
+    def _log_tail(self) -> list[str]:
+        """What the server said last; also into the Hub's log."""
         try:
             lines = self._log_file().read_text(errors="replace").splitlines()[-5:]
         except OSError:
@@ -376,6 +382,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         # A user's process wrote them: each as one quoted line, not as lines of the Hub's log.
         for line in lines:
             self.log.warning("Server %s said: %r", self._log_name, line[:500])
+        return ["".join(sign for sign in line[:1000] if sign.isprintable()) for line in lines]
 
 
 def _strings(environment: Mapping[str, Any]) -> dict[str, str]:

@@ -59,6 +59,38 @@ class Api:
         """DELETE."""
         return self._call("DELETE", path)
 
+    def at_server(self, url: str, path: str, *, timeout: float, **query: Any) -> Any:
+        """POST to a notebook server of one's own, below the Hub's address.
+
+        Args:
+            url: the server's address, as the service gives it. path: below it. timeout: seconds to wait.
+
+        Raises:
+            MaestroError: ``forbidden`` for an address that is not the configured Hub's, or a token that may not go in;
+                ``service_unavailable``, ``timeout``.
+        """
+        address = httpx.URL(url)
+        known = [httpx.URL(one) for one in (self.settings.url, self.settings.server) if one]
+        if (address.scheme, address.netloc) not in [(one.scheme, one.netloc) for one in known]:
+            raise MaestroError("forbidden", f"{url} is not at your Hub's address, so your token is not sent there.")
+        try:
+            answer = self._client.post(address.join(path), params=query, timeout=httpx.Timeout(timeout, connect=10))
+        except httpx.TimeoutException:
+            raise MaestroError("timeout", f"The notebook server did not answer within {timeout:.0f} s.") from None
+        except httpx.HTTPError:
+            raise self._unreachable() from None
+        if answer.status_code in (401, 403) or answer.is_redirect:
+            raise MaestroError(
+                "forbidden", "Your token may not enter your notebook servers; make one that has all your permissions."
+            )
+        try:
+            if answer.is_success:
+                return answer.json()
+            message = answer.json()["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"The notebook server answered {answer.status_code}; is it of an older image?"
+        raise MaestroError("service_unavailable", str(message)[:500])
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

@@ -20,7 +20,7 @@ from maestro_core.usage import LaunchUsage
 
 from .api import Api
 from .cli_requests import COMMANDS as REQUESTS
-from .cli_security import advisories
+from .cli_security import advisories, security_scan
 from .console import HERE, RefusalGroup, as_json
 from .console import err as _err
 from .console import print_json as _print_json
@@ -623,7 +623,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, *REQUESTS):
+for _command in (advisories, security_scan, *REQUESTS):
     main.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The CLI's commands about what is known against packages."""
+"""The CLI's commands about what is known against packages, and what is found in a workspace."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 import click
 
 from maestro_core.advisories import AdvisoryStatus
+from maestro_core.errors import MaestroError
+from maestro_core.scans import ScanReport, Severity
 
 from .advisories import AdvisoryManager
 from .api import Api
-from .console import as_json, err, print_json, say
+from .console import as_json, err, print_json, say, table
+from .scans import Scanner
 
 #: names of files that could not be read, shown
 _SHOWN = 5
@@ -61,3 +64,61 @@ def _shown(status: AdvisoryStatus) -> str:
         f"{status.count} advisories are known, {status.malware} of them about malware; imported {status.imported_at}, "
         f"the newest record is of {status.newest or 'an unknown day'}."
     )
+
+
+@click.command("security-scan")
+@click.argument("workspace", required=False, metavar="[WORKSPACE]")
+@click.option(
+    "--sbom",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the packages and what is known against them as CycloneDX JSON ('-': print it).",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice([one.value for one in Severity]),
+    metavar="SEVERITY",
+    help="End with 1 if something so bad is found, or worse: high, medium, low.",
+)
+@as_json
+@click.pass_obj
+def security_scan(
+    connect: Callable[[], Api], workspace: str | None, sbom: Path | None, fail_on: str | None, json_: bool
+) -> None:  # fmt: skip
+    """Look through a workspace: its packages, the code of its notebooks, secrets in their outputs.
+
+    It runs inside your notebook server of the workspace, which has to be running. Packages are compared with the policy
+    and the known advisories ('maestro advisories'); code is read by bandit, and for imports that the policy blocks.
+    WORKSPACE is yours by default: personal; inside a notebook its own.
+    """
+    with err.status("Scanning ..."):
+        report, document = Scanner(api=connect()).scan(workspace, sbom is not None)
+    if sbom is not None:
+        _write(sbom, document)
+    if json_:
+        print_json(report.model_dump(mode="json"))
+    elif str(sbom) != "-":
+        _show(report)
+    order = list(Severity)
+    if fail_on and any(order.index(one.severity) <= order.index(Severity(fail_on)) for one in report.findings):
+        raise SystemExit(1)
+
+
+def _write(path: Path, document: str) -> None:
+    if str(path) == "-":
+        return say(document)
+    try:
+        path.write_text(document + "\n", encoding="utf-8")
+    except OSError as error:
+        raise MaestroError("invalid_request", f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _show(report: ScanReport) -> None:
+    if report.findings:
+        rows = [[one.severity.value, one.what, one.where, one.why, one.todo] for one in report.findings]
+        table(["", "what", "where", "why", "what to do"], rows)
+    known = "no advisories are known here" if not report.advisories.count else f"{report.advisories.count} advisories"
+    found = len(report.findings) or "nothing"
+    say(f"{report.workspace}: {found} found in {len(report.packages)} packages ({known}) and {report.files} files.")
+    for note in report.notes:
+        err.print(f"Note: {note}", markup=False, highlight=False)

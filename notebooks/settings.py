@@ -28,6 +28,7 @@ class ClientSettings:
         token: a Hub token. Secret.
         source: where the token came from, for messages.
         workspace: what is meant when none is named: inside a notebook server its own, else the personal one.
+        server: the notebook server that this runs in, as its programs reach it; empty outside.
     """
 
     url: str
@@ -35,6 +36,7 @@ class ClientSettings:
     token: str = field(repr=False)
     source: str
     workspace: str = PERSONAL
+    server: str = ""
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -75,7 +77,12 @@ def find_settings(
         source = "the notebook server's environment"
         own = environment.get("MAESTRO_WORKSPACE") or PERSONAL
         return ClientSettings(
-            environment.get("MAESTRO_PUBLIC_URL", ""), inside[0], token or str(inside[1]), source, own
+            environment.get("MAESTRO_PUBLIC_URL", ""),
+            inside[0],
+            token or str(inside[1]),
+            source,
+            own,
+            server=_own_server(environment.get("JUPYTERHUB_SERVICE_URL", "")),
         )
     stored = read_config(config_path(environment))
     if stored and (url is None or check_url(url) == stored.url):
@@ -85,6 +92,16 @@ def find_settings(
         f"There is no sign-in{f' for {check_url(url)}' if url else ''}; run 'maestro login URL --token-stdin' "
         "with a token from the Hub's token page, or set MAESTRO_URL and MAESTRO_TOKEN.",
     )
+
+
+def _own_server(url: str) -> str:
+    """A notebook server's address from the one that the Hub told it to listen on."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return ""
+    everywhere = parts.hostname in ("0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+    place = f"127.0.0.1:{parts.port}" if everywhere and parts.port else parts.netloc
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}/"
 
 
 def _public(url: str, token: str, source: str) -> ClientSettings:

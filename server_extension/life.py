@@ -17,13 +17,17 @@ from jupyter_core.utils import ensure_async
 from . import provisioner
 from .kernels import notebook_of
 from .memory import OutOfMemory
+from .scan import startup
 from .service import NotAnswered, Service
 from .storage import Storage
 from .usage.sampler import Sampler
 
 if TYPE_CHECKING:
+    from maestro_core.scans import ScanReport
+
     from .board import Board
     from .heartbeat import Pulse
+    from .scan.report import Scanner
 
 #: the event that tells open windows to ask for notices (jupyter_events; the address is a name, nobody opens it)
 EVENT = "https://schemas.maestro.invalid/notices/v1"
@@ -75,6 +79,7 @@ class Life:
         self._board: Board | None = None
         self._pulse: Pulse | None = None
         self._memory: OutOfMemory | None = None
+        self._scanner: Scanner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         server.event_logger.register_event_schema(EVENT_SCHEMA)
 
@@ -101,6 +106,33 @@ class Life:
         if self._pulse is None:
             raise NotAnswered("keep: no service")
         await self._pulse.keep()
+
+    async def scan(self) -> ScanReport:
+        """Look for what is wrong with the packages, the code and the outputs of the workspace.
+
+        Raises:
+            MaestroError: a part of it did not end.
+        """
+        return await (await self._its_scanner()).scan()
+
+    async def _its_scanner(self) -> Scanner:
+        if self._scanner is None:
+            report = await asyncio.to_thread(importlib.import_module, "server_extension.scan.report")
+            self._scanner = report.Scanner(self._environ, Service.of(self._environ))
+        return self._scanner
+
+    async def _look_at_image(self) -> None:
+        from maestro_core.errors import MaestroError
+
+        from .sentences import image_notice
+
+        try:
+            findings = await (await self._its_scanner()).image()
+        except (NotAnswered, MaestroError) as error:
+            self._server.log.info("Maestro: the image was not compared with the package policy: %s", error)
+            return
+        if findings and self._board is not None:
+            self._board.post(image_notice(startup.sentence([one.what for one in findings])))
 
     async def _begin(self) -> None:
         for name in _SLOW_IMPORTS:
@@ -132,6 +164,8 @@ class Life:
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())
             self._spawn(self._pulse.listen())
+            if self._environ.get(startup.VARIABLE) == "warn":
+                self._spawn(self._look_at_image())
 
     def _kernel_killed(self, kernel_id: str) -> None:
         if self._memory is not None:

@@ -5,6 +5,7 @@ A request here is signed in as all of Jupyter's are: by token, or by cookie with
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
@@ -17,6 +18,7 @@ from .service import NotAnswered
 NOTICES = r"/maestro/notices"
 NOTICE = r"/maestro/notices/(?P<notice_id>[^/]{1,300})"
 KEEP = r"/maestro/keep"
+SCAN = r"/maestro/scan"
 COPY_HOME = r"/maestro/copy-home"
 NOT_KEPT = "Maestro does not answer, so the server is not kept yet; press the button again in a moment."
 
@@ -106,11 +108,42 @@ class CopyHomeHandler(_Handler):
         self.finish({"path": await copy_home(body["path"], model)})
 
 
+class ScanHandler(_Handler):
+    """``POST /maestro/scan``: ``{"report"}``, a ``ScanReport``; with ``?sbom=1`` also ``sbom``, a CycloneDX one."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Scan the workspace; takes seconds to minutes.
+
+        Raises:
+            web.HTTPError: 500, it did not end well.
+        """
+        from maestro_core.errors import MaestroError
+
+        try:
+            report = await self.life.scan()
+        except MaestroError as error:
+            raise web.HTTPError(500, error.message) from None
+        answer: dict[str, Any] = {"report": report.model_dump(mode="json")}
+        if self.get_argument("sbom", ""):
+            from .scan.sbom import cyclonedx
+
+            answer["sbom"] = await asyncio.to_thread(cyclonedx, report)
+        self.finish(answer)
+
+
 def rules(base: str, life: Life) -> list[tuple[Any, ...]]:
     """Tornado's rules.
 
     Args:
         base: the server's base URL.
     """
-    handlers = {NOTICES: NoticesHandler, NOTICE: NoticeHandler, KEEP: KeepHandler, COPY_HOME: CopyHomeHandler}
+    handlers = {
+        NOTICES: NoticesHandler,
+        NOTICE: NoticeHandler,
+        KEEP: KeepHandler,
+        COPY_HOME: CopyHomeHandler,
+        SCAN: ScanHandler,
+    }
     return [(base.rstrip("/") + path, handler, {"life": life}) for path, handler in handlers.items()]

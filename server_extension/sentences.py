@@ -22,6 +22,11 @@ def memory_notice(notice_id: str, sentence: str) -> Notice:
     return Notice(id=notice_id, kind="memory", level="error", message=sentence)
 
 
+def image_notice(sentence: str) -> Notice:
+    """The image holds what the policy blocks (:mod:`server_extension.scan.startup` has the sentence)."""
+    return Notice(id="image", level="warning", message=sentence)
+
+
 def full_notice(notice_id: str, sentence: str) -> Notice:
     """A volume is full (:mod:`server_extension.storage` has the sentence)."""
     return Notice(id=notice_id, kind="storage", level="error", message=sentence)

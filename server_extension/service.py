@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
-_MAX_ANSWER = 256 * 1024
+_MAX_ANSWER = 2 * 1024 * 1024
 
 
 class NotAnswered(Exception):
@@ -73,6 +73,14 @@ class Service:
         """
         query = urlencode({"seen": seen, "wait": f"{seconds:g}"})
         return await self._ask(f"notices?{query}", None, seconds)
+
+    async def ask(self, what: str, body: str) -> Any:
+        """POST a question about this launch; the answer's JSON.
+
+        Raises:
+            NotAnswered: as :meth:`heartbeat`.
+        """
+        return (await self._ask(what, body))[0]
 
     async def _ask(self, what: str, body: str | None, wait: float = 0.0) -> tuple[Any, str]:
         """POST a body, or GET; the answer's JSON and its ETag."""

@@ -20,6 +20,7 @@ from maestro_core.environment import KERNEL_ENVIRONMENT
 from .environment import kernel_variables, make_environment, write_terminal
 from .kernelspec import write_kernelspec
 from .launch import Launch, StartError
+from .scan import startup
 
 #: files that people make are the workspace group's, nobody else's
 UMASK = 0o007
@@ -34,6 +35,7 @@ def main() -> None:
     os.umask(UMASK)
     environ = dict(os.environ)
     try:
+        startup.check(environ)
         launch = Launch.from_environ(environ)
         prepare(launch, environ)
     except StartError as error:

@@ -24,6 +24,7 @@ from maestro_core.models import read_model
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
 from maestro_core.requests import PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
+from maestro_core.scans import ScanAnswer
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import LimitList, Me, Member, MemberList, TrackingView, WorkspaceList, WorkspaceView
 from maestro_hub_services.store.clock import now
@@ -48,6 +49,7 @@ from .domain import (
     requests,
     reviewing,
     scaling,
+    scans,
     tracking,
     usage,
     workspaces,
@@ -336,6 +338,14 @@ async def package_policy(call: Call) -> Answer:
 async def known_malware(call: Call) -> Answer:
     book = call.authority.malware.book
     return Answer(book, etag=book.revision or "none")
+
+
+async def check_installed(call: Call) -> ScanAnswer:
+    return await scans.check_installed(call.authority, call.caller, call.path["session_id"], call.body)
+
+
+async def check_image(call: Call) -> ScanAnswer:
+    return await scans.check_image(call.authority, call.caller, call.path["session_id"], call.body)
 
 
 async def advisory_status(call: Call) -> AdvisoryStatus:

@@ -233,8 +233,8 @@ class Hub:
             answer = await self._client.request(method, path, **options)
         except httpx.HTTPError:
             raise _unavailable() from None
-        if answer.status_code in (502, 503, 504):
-            raise _unavailable()
+        if answer.status_code in (502, 503, 504) and not _said(answer):
+            raise _unavailable()  # somebody before the Hub; its own refusals have a sentence
         return answer
 
 
@@ -261,11 +261,15 @@ def _body(answer: httpx.Response) -> Any:
 
 
 def _message(answer: httpx.Response) -> str:
+    return _said(answer) or f"status {answer.status_code}"
+
+
+def _said(answer: httpx.Response) -> str:
+    """The Hub's own sentence, if it is the Hub that answers."""
     try:
-        text = str(answer.json()["message"])
+        return str(answer.json()["message"])[:500]
     except (ValueError, KeyError, TypeError):
-        text = f"status {answer.status_code}"
-    return text[:500]
+        return ""
 
 
 def _segment(text: str) -> str:

@@ -50,6 +50,7 @@ from maestro_core.requests import (
     RequestView,
     WantedList,
 )
+from maestro_core.scans import ScanAnswer, ScanQuestion
 from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     LimitList,
@@ -186,6 +187,10 @@ ROUTES: tuple[Route, ...] = (
           "Notebook server: what it uses now; answers what its user is told", Heartbeat),
     Route("GET", L + "/notices", USE, do.wait_for_notices, Notices,
           "Notebook server: what its user is told, as soon as it changes", query=_WAIT),
+    Route("POST", L + "/scan", USE, do.check_installed, ScanAnswer,
+          "Notebook server: what the policy and the advisories say about what is installed", ScanQuestion),
+    Route("POST", L + "/startup-scan", USE, do.check_image, ScanAnswer,
+          "Notebook server: which packages its image may not contain", ScanQuestion),
     Route("POST", L + "/keep", USE, do.keep_launch, Notices, "Keep an idle server running"),
     Route("POST", P, PLAN, do.plan_launch, LaunchPlan, "Spawner: admit a launch, or refuse it", PlanRequest,
           statuses=(201,)),

@@ -26,6 +26,7 @@ from maestro_hub_services.store.events import SPAWNER
 from ..authority import Authority
 from .access import ensure_personal, unknown_workspace
 from .limits import is_own, standing_limits, storage_size
+from .packages import startup_scan
 from .plans import asked_amounts, build_plan, default_url, experiment_of, template_of, visible_datasets
 
 #: what of a refused ask is kept in its event
@@ -225,8 +226,9 @@ async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, 
     async with authority.store.read() as unit:
         version = await unit.environments.number(workspace.id)
     return build_plan(
-        authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token, version
-    )
+        authority.settings, user, workspace, launch, admitted.profile, admitted.template, mounts, token, version,
+        startup_scan=startup_scan(authority, workspace),
+    )  # fmt: skip
 
 
 async def note_refusal(unit: Unit, user: UserRef, server: str, ask: Any, error: MaestroError) -> None:

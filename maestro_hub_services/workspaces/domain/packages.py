@@ -76,6 +76,17 @@ def overlap(one: str, other: str) -> bool:
     return any(first.contains(it, prereleases=True) and second.contains(it, prereleases=True) for it in named)
 
 
+def startup_scan(authority: Authority, workspace: WorkspaceRow) -> str:
+    """Whether a server is to compare its image with the policy, and what then: ``warn``, ``refuse``, or empty."""
+    own = WorkspaceSettings.read(workspace.settings).security
+    policies = [authority.policy.current.packages.with_preset("open"), *([own.with_preset()] if own else [])]
+    lists = [one.blocked_packages if one.startup_blocked_packages is None else one.startup_blocked_packages
+             for one in policies]  # fmt: skip
+    if not any(lists) and not authority.malware.book.advisories:
+        return ""
+    return "refuse" if any(one.startup_scan == "refuse" for one in policies) else "warn"
+
+
 async def token_owner(authority: Authority, question: TokenQuestion) -> TokenOwner:
     """The launch of a living index token. A member who was removed, or may not change files any more, has none.
 

@@ -68,8 +68,14 @@ def build_plan(
     mounts: tuple[Mount, ...],
     index_token: str,
     environment_version: int = 0,
+    *,
+    startup_scan: str = "",
 ) -> LaunchPlan:
-    """Put the plan together; nothing is decided here."""
+    """Put the plan together; nothing is decided here.
+
+    Args:
+        startup_scan: what a server does with an image that the policy blocks: ``warn``, ``refuse``, or empty: not look.
+    """
     return LaunchPlan(
         launch_id=launch.id,
         user=user.name,
@@ -85,7 +91,7 @@ def build_plan(
         tolerations=profile.tolerations,
         mounts=mounts,
         environment=_environment(settings, user, workspace, launch, template)
-        | {"MAESTRO_ENVIRONMENT": str(environment_version or "")},
+        | {"MAESTRO_ENVIRONMENT": str(environment_version or ""), "MAESTRO_STARTUP_SCAN": startup_scan},
         labels={
             "maestro.user": label_value(user.name),
             "maestro.workspace": label_value(workspace.name),
