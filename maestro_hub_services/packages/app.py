@@ -13,6 +13,7 @@ from ..parent import exit_with_parent
 from ..settings import Settings, load_settings
 from .authority import Authority
 from .conda.handlers import CondaHandler
+from .facts import look_for_ever
 from .handlers import (
     DenialsHandler,
     FileHandler,
@@ -62,10 +63,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     server = HTTPServer(make_app(index), max_body_size=_MAX_REQUEST_BYTES, max_header_size=_MAX_REQUEST_BYTES)
     server.listen(settings.port, settings.host)
     logging.getLogger(__name__).info("The package index listens on %s:%s%s", settings.host, settings.port, index.prefix)
+    looking = asyncio.create_task(look_for_ever(authority, index))
     try:
         await stop.wait()
     finally:
         server.stop()
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
         await index.close()
         await server.close_all_connections()
 

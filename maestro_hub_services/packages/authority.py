@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from maestro_core.advisories import Malware
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
+from maestro_core.requests import FactsReport, WantedList
 
 from .once import shared
 
@@ -143,6 +144,26 @@ class Authority:
             MaestroError: ``service_unavailable``; ``unknown_workspace``.
         """
         return await self._policies.get(workspace, lambda: self._ask_policy(workspace))
+
+    async def wanted_facts(self) -> WantedList:
+        """The requests for packages into which somebody should look.
+
+        Raises:
+            MaestroError: ``service_unavailable``.
+        """
+        return _read(WantedList, await self._send("GET", "/policy/requests"))
+
+    async def tell_facts(self, report: FactsReport) -> None:
+        """What was found out about one.
+
+        Raises:
+            MaestroError: ``service_unavailable``.
+        """
+        content = report.model_dump_json().encode()
+        headers = {"Content-Type": "application/json"}
+        response = await self._send("POST", "/policy/requests", content=content, headers=headers)
+        if response.status_code != 204:
+            _log.error("The workspaces service answered %s to facts about %s", response.status_code, report.request_id)
 
     async def _ask_owner(self, token: str) -> TokenOwner:
         try:

@@ -109,11 +109,6 @@ class RequestRepository:
         """Every one that is pending."""
         return await self._many(package_request.c.status == "pending")
 
-    async def without_facts(self, limit: int) -> list[RequestRow]:
-        """Pending ones that nobody has looked into, the oldest first."""
-        found = await self._many(package_request.c.status == "pending", package_request.c.facts.is_(None))
-        return found[::-1][:limit]
-
     async def of_workspace(self, workspace_id: str, limit: int = 100) -> list[RequestRow]:
         """Those of a workspace, the newest first."""
         return await self._many(package_request.c.workspace_id == workspace_id, limit=limit)

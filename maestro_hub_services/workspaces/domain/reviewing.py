@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 from maestro_core.advisories import Advisory
 from maestro_core.near_miss import near_miss
@@ -20,12 +22,15 @@ from maestro_core.requests import (
     exact_version,
 )
 from maestro_hub_services.store import RequestRow, Unit
+from maestro_hub_services.store.clock import now
 
 from ..authority import Authority
 from .packages import compiled
 
 #: requests that the index's service is told of at a time
 _AT_A_TIME = 5
+#: facts are looked for again when they are older than that; where something could not be found, sooner
+_FRESH, _AGAIN = timedelta(days=1), timedelta(minutes=10)
 
 
 async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review:
@@ -86,9 +91,10 @@ async def _names(unit: Unit, places: list[str | None], own: str) -> tuple[str, .
 
 
 async def wanted(authority: Authority) -> WantedList:
-    """The requests into which nobody has looked."""
+    """The requests into which nobody has looked, or long ago."""
     async with authority.store.read() as unit:
-        rows = [row for row in await unit.requests.without_facts(_AT_A_TIME) if row.channel == PYPI]
+        pending = reversed(await unit.requests.all_pending())
+        rows = [row for row in pending if row.channel == PYPI and _due(row.facts)][:_AT_A_TIME]
         found = [
             Wanted(
                 request_id=row.id,
@@ -100,6 +106,13 @@ async def wanted(authority: Authority) -> WantedList:
             for row in rows
         ]
     return WantedList(wanted=tuple(found))
+
+
+def _due(stored: dict[str, Any] | None) -> bool:
+    if stored is None:
+        return True
+    facts = Facts.model_validate(stored)
+    return now() - facts.checked_at > (_AGAIN if facts.problem else _FRESH)
 
 
 async def keep_facts(authority: Authority, report: FactsReport) -> None:
