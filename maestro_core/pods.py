@@ -27,6 +27,9 @@ INIT_CONTAINER = "maestro-clients"
 #: what it gets at most: it writes three small files
 _INIT_CPU, _INIT_MEMORY = 0.5, 128 * 1024**2
 
+#: what a container waits for whose image the node cannot get
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable")
+
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -145,3 +148,30 @@ def placement(plan: LaunchPlan) -> dict[str, Any]:
     if plan.tolerations:
         found["tolerations"] = [dict(toleration) for toleration in plan.tolerations]
     return found
+
+
+def why_not_started(pod: Mapping[str, Any]) -> str:
+    """What a pod that never ran says of itself, for a person: no node took it, or a container waits for something.
+
+    Args:
+        pod: the API's object as JSON.
+
+    Returns:
+        half a sentence, or nothing where the pod does not say.
+    """
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return f"no node could take it: {_shortly(condition)}".rstrip(": ")
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        if reason in _IMAGE_REASONS:
+            return f"its image {str(container.get('image', ''))[:100]} cannot be had ({reason})"
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            return f"its container does not start ({reason}: {_shortly(waiting)})".replace(": )", ")")
+    return ""
+
+
+def _shortly(said: Mapping[str, Any]) -> str:
+    return str(said.get("message") or "").split("\n")[0][:120].rstrip(". ")

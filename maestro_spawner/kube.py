@@ -72,6 +72,17 @@ class MaestroKubeSpawner(MaestroMixin, KubeSpawner):
         if not starting.cancelled() and starting.exception() is None:
             self.came_up()
 
+    async def stop(self, now: bool = False) -> None:
+        """Delete the pod; what it says of itself when it never ran is kept as the launch's reason."""
+        if not self._came_up and not self._ended:
+            self._ended = self._why_not_started()
+        await super().stop(now)
+
+    def _why_not_started(self) -> str:
+        reflector = getattr(self, "pod_reflector", None)
+        pod = None if reflector is None else reflector.pods.get(f"{self.namespace}/{self.pod_name}")
+        return "" if pod is None else pods.why_not_started(pod)
+
     def get_env(self) -> dict[str, Any]:
         """The server's variables; only the admin's own (``environment``) may refer to others, as ``$(NAME)``."""
         env = {**super().get_env(), "HOME": HOME_DIR}

@@ -26,6 +26,13 @@ from tests.system.house import Maestro, Run
 HERE = Path(__file__).parent
 #: the whole of a first run may build an image, which no single test's limit covers
 IMAGE_SECONDS = 900
+_LITTLE = {"cpu": 0.2, "memory": "512Mi"}
+#: besides those of our own ``maestro.yaml``: one that is soon idle, and two that never start (``hub_config.py``)
+PROFILES = [
+    {"name": "brief", "idle": 1, **_LITTLE},
+    {"name": "nowhere", "node_selector": {"maestro.example.org/place": "nowhere"}, **_LITTLE},
+    {"name": "imageless", "image": "localhost/no-such-image:1", **_LITTLE},
+]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -85,7 +92,9 @@ def maestro(
 ) -> Iterator[Maestro]:
     """Hub, proxy and services on this machine, with the Hub's rights on the cluster alone; pods are its servers."""
     folder = tmp_path_factory.mktemp("maestro")
-    policy = yaml.safe_load((ROOT / "maestro.yaml").read_text()) | {"datasets": [{"name": dataset, "claim": dataset}]}
+    policy = yaml.safe_load((ROOT / "maestro.yaml").read_text())
+    policy |= {"datasets": [{"name": dataset, "claim": dataset}], "retention": {"archived_days": 0}}
+    policy["profiles"] += PROFILES
     (folder / "maestro.yaml").write_text(yaml.safe_dump(policy))
     environment = {
         "MAESTRO_PROVIDER": "kubernetes",
@@ -93,6 +102,7 @@ def maestro(
         "MAESTRO_POLICY": str(folder / "maestro.yaml"),
         "MAESTRO_NAMESPACE": cluster.namespace,
         "MAESTRO_STORAGE_SIZE": "100Mi",
+        "MAESTRO_CULL_SECONDS": "5",
         "MAESTRO_SINGLEUSER_IMAGE": singleuser_image,
         "KUBECONFIG": str(maestro_kubeconfig),
     }

@@ -11,6 +11,7 @@ import pytest
 from notebooks import WorkspaceManager
 from tests.cluster.cluster import PODS, Cluster, cli, until
 from tests.system.house import Maestro
+from tests.system.singleuser import NotebookServer
 
 WORKSPACE = "forecast"
 
@@ -29,7 +30,9 @@ def pod(maestro: Maestro, cluster: Cluster, tmp_path: Path) -> Iterator[dict[str
     until(lambda: not cluster.items("pods", PODS), 60, "end of the pod")
 
 
-def test_the_workspace_is_read_only_and_the_home_is_not(cluster: Cluster, pod: dict[str, Any]) -> None:
+async def test_the_workspace_is_read_only_and_the_home_is_not(
+    maestro: Maestro, cluster: Cluster, pod: dict[str, Any]
+) -> None:
     name = pod["metadata"]["name"]
     (server,) = (each for each in pod["spec"]["containers"] if each["name"] == "notebook")
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in server["volumeMounts"]}
@@ -38,3 +41,13 @@ def test_the_workspace_is_read_only_and_the_home_is_not(cluster: Cluster, pod: d
     with pytest.raises(AssertionError, match="Read-only file system"):
         cluster.inside(name, "touch", "/workspace/mine")
     cluster.inside(name, "sh", "-c", "echo kept > ~/note && cat ~/note")
+
+    server = NotebookServer(f"{maestro.url}user/vic/{WORKSPACE}/", token=maestro.person("vic").token())
+    file = {"type": "file", "format": "text", "content": "mine"}
+    answer = server.api("PUT", "api/contents/mine.txt", json=file)
+    assert answer.status_code >= 400 and "read" in answer.text.lower(), answer.text
+    kernel = await server.open_notebook("new.ipynb").run("from pathlib import Path; Path('/workspace/new').touch()")
+    assert "Read-only file system" in kernel.text
+    assert "Read-only file system" in await server.terminal("touch /workspace/new; echo the e''nd", ends="the end")
+    assert cluster.inside(name, "ls", "-A", "/workspace").strip() == ""
+    assert server.api("PUT", "api/contents/My home/mine.txt", json=file).status_code == 201

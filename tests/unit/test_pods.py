@@ -152,3 +152,32 @@ def test_every_part_is_json() -> None:
     plan = make_plan()
     parts = [pods.volumes(plan), pods.volume_mounts(plan), pods.init_container(plan), pods.labels(plan, {})]
     assert json.loads(json.dumps(parts)) == parts
+
+
+NOBODY = "0/4 nodes are available: 1 Insufficient cpu, 3 node(s) had untolerated taint(s). preemption: 0/4 nodes"
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ({}, ""),
+        ({"conditions": [{"type": "PodScheduled", "status": "True"}]}, ""),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": NOBODY}]},
+            "no node could take it: 0/4 nodes are available: 1 Insufficient cpu",
+        ),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
+        (
+            {"initContainerStatuses": [{"image": "lab:1", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]},
+            "its image lab:1 cannot be had (ImagePullBackOff)",
+        ),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "CreateContainerError", "message": "no\nmore"}}}]},
+            "its container does not start (CreateContainerError: no)",
+        ),
+    ],
+)
+def test_a_pod_that_never_ran_says_why_in_a_line(status: dict[str, Any], says: str) -> None:
+    said = pods.why_not_started({"status": status})
+    assert said.startswith(says) and bool(said) == bool(says)
+    assert "\n" not in said and len(said) < 200
