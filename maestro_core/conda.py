@@ -5,7 +5,8 @@ A refusal has to be read by a person, so it is put where conda clients show it:
 * a package that is refused as a whole stays in the repodata, and its file is refused: clients print the reason;
 * where only some versions are refused, each of those gets a dependency that nothing provides, whose name is the
   reason (:func:`hindrance`): solvers take another version, or print the reason;
-* of a channel that is not trusted, only what a rule allows by name is shown; without such a rule it is refused whole.
+* of a channel that is not trusted, only what a rule allows by name is shown; without such a rule it is refused whole;
+* a package with one of your own names is not shown in a channel that is not yours: a solver would take it for yours.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def fate_of(policy: CompiledPolicy, channel: str, name: str, version: str) -> tu
     Raises:
         ValueError: as :func:`~maestro_core.packages.decide`; such a record is left out.
     """
+    if _is_stranger(policy, channel, name):
+        return Fate.LEAVE_OUT, _not_your_own(name, channel)
     verdict = decide(policy, name, version, channel)
     if verdict.allowed:
         return Fate.KEEP, verdict
@@ -72,9 +75,24 @@ def has_varied_fates(policy: CompiledPolicy, channel: str, name: str) -> bool:
         ValueError: for what names no package.
     """
     normal = package_name(name, channel)
+    if _is_stranger(policy, channel, name):
+        return True
     if is_trusted(policy, channel):
         return not policy.is_uniform(normal, channel)
     return any(rule.channel and rule.action is Action.ALLOW for rule in policy.rules_for(normal, channel))
+
+
+def _is_stranger(policy: CompiledPolicy, channel: str, name: str) -> bool:
+    """Whether a package has one of your own names in a channel that is not yours: ``channels`` names yours."""
+    return policy.index.is_internal(package_name(name, channel)) and channel not in policy.index.channels
+
+
+def _not_your_own(name: str, channel: str) -> Verdict:
+    sentence = (
+        f"{name} is a name of this organisation's own (internal_names), and the channel {channel} is not its own. Take "
+        "it from your own channel, or ask an admin to name the channel under 'index: channels:'."
+    )
+    return Verdict(Action.BLOCK, sentence, "internal_names")
 
 
 def hindrance(verdict: Verdict) -> str:

@@ -257,6 +257,16 @@ class TestPolicy:
         assert (await room.get(f"bioconda/noarch/{samtools}")).status_code == 200
         assert (await room.get(f"bioconda/noarch/{bwa}")).status_code == 403
 
+    async def test_a_name_of_your_own_is_taken_from_your_own_channel_alone(self, room: Room) -> None:
+        theirs, other = room.channels.add("acme-tools", "9.9"), room.channels.add("numpy", "2.1")
+        room.channels.add("acme-tools", "1.0", channel="internal")
+        own = {"internal_names": ["acme-*"], "channels": {"internal": f"{room.channels.url}internal"}}
+        room.rule(trusted_channels=[FORGE, "internal"], index=own)
+        assert list(await room.records()) == [other]
+        refused = await room.get(f"{FORGE}/noarch/{theirs}")
+        assert (refused.status_code, "(internal_names)" in refused.json()["message"]) == (403, True)
+        assert list(await room.records("internal/noarch")) == ["acme-tools-1.0-0.conda"]
+
     async def test_denials_tell_the_channel_and_are_the_askers_own(self, room: Room) -> None:
         filename = room.channels.add("requests", "2.0")
         room.authority.admit("other", launch="launch-2")

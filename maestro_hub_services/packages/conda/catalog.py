@@ -47,6 +47,7 @@ def make_plan(catalog: Path, policy: CompiledPolicy, channel: str) -> dict[str, 
     trusted = is_trusted(policy, channel)
     hinder: dict[str, dict[str, str]] = {}
     only: dict[str, list[str]] = {}
+    drop: set[str] = set()
     for (name,) in _ask(catalog, _NAMES, ()):
         if not _varies(policy, channel, name):
             continue
@@ -54,9 +55,13 @@ def make_plan(catalog: Path, policy: CompiledPolicy, channel: str) -> dict[str, 
             fate, verdict = fate_of(policy, channel, name, version)
             if fate is Fate.HINDER:
                 hinder.setdefault(name, {})[version] = hindrance(verdict)
-            elif fate is Fate.KEEP and not trusted:
+            elif fate is Fate.LEAVE_OUT:
+                drop.add(name)
+            elif not trusted:
                 only.setdefault(name, []).append(version)
-    return {"hinder": hinder, "only": None if trusted else only} if hinder or not trusted else None
+    if not trusted:
+        return {"hinder": {}, "only": only, "drop": []}
+    return {"hinder": hinder, "only": None, "drop": sorted(drop)} if hinder or drop else None
 
 
 def _varies(policy: CompiledPolicy, channel: str, name: str) -> bool:

@@ -91,8 +91,9 @@ def take_in(source: Path, packed: bool, subdir: str, body: Path, catalog: Path) 
             if record is None:
                 continue
             kept[title].append((filename, _staying(raw, record)))
-            size = record.size if isinstance(record.size, int) and record.size >= 0 else None
-            rows.append((filename, record.name, record.version, record.sha256, record.md5, size))
+            size = record.size if record.size is not None and record.size >= 0 else None
+            md5 = None if record.sha256 else record.md5
+            rows.append((filename, record.name, record.version, record.sha256, md5, size))
     removed = [name for name in document.removed if parse_file_name(name)]
     _write_document(body, subdir, kept, removed)
     _write_catalog(catalog, rows)
@@ -105,18 +106,19 @@ def change(body: Path, plan: Mapping[str, Any], target: Path) -> None:
 
     Args:
         body: as :func:`take_in` wrote it.
-        plan: ``hinder``: name -> version -> dependency to add; ``only``: None, or name -> versions that may stay.
+        plan: ``hinder``: name -> version -> dependency to add; ``drop``: names that go; ``only``: None, or the only
+            ones that stay: name -> versions.
 
     Raises:
         OSError: it cannot be written.
     """
     document = _decode(_unpacked(body))
-    hinder, only = plan["hinder"], plan["only"]
+    hinder, only, drop = plan["hinder"], plan["only"], frozenset(plan["drop"])
     kept: dict[str, list[tuple[str, bytes | msgspec.Raw]]] = {name: [] for name in _LISTS}
     for title, listed in zip(_LISTS, (document.packages, document.conda), strict=True):
         for filename, raw in listed.items():
             name, version, _ = filename.rsplit("-", 2)  # take_in has seen to it that it is the record's
-            if only is not None and version not in only.get(name, ()):
+            if name in drop or (only is not None and version not in only.get(name, ())):
                 continue
             dependency = hinder.get(name, {}).get(version) if name in hinder else None
             kept[title].append((filename, _hindered(raw, dependency) if dependency else raw))
@@ -156,14 +158,14 @@ def _read(filename: str, raw: msgspec.Raw) -> _Record | None:
         record = _records.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    said = parse_file_name(filename)
-    if said is None or (said.name, said.version, said.build) != (record.name, record.version, record.build):
+    stem = f"{record.name}-{record.version}-{record.build}"
+    if filename not in (f"{stem}.conda", f"{stem}.tar.bz2") or parse_file_name(filename) is None:
         return None
     return record
 
 
 def _staying(raw: msgspec.Raw, record: _Record) -> bytes | msgspec.Raw:
-    if all(getattr(record, key) is None for key in _LEADING_OUT):
+    if record.url is None and record.base_url is None and record.channel is None:
         return raw
     fields = {key: value for key, value in msgspec.json.decode(raw).items() if key not in _LEADING_OUT}
     return msgspec.json.encode(fields)
@@ -194,11 +196,11 @@ def _parts(
     yield b'{"info":' + json.dumps({"subdir": subdir}).encode()
     for title, records in lists.items():
         yield f',"{title}":{{'.encode()
-        separator = b""
+        start = b'"'
         for filename, raw in records:
-            yield b'%s"%s":' % (separator, filename.encode())  # parse_file_name lets no quote and backslash through
+            yield start + filename.encode() + b'":'  # parse_file_name lets no quote and backslash through
             yield raw if isinstance(raw, bytes) else memoryview(raw)
-            separator = b","
+            start = b',"'
         yield b"}"
     yield b',"removed":' + json.dumps(removed).encode() + b',"repodata_version":1}'
 
