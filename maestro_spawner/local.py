@@ -244,7 +244,11 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     async def poll(self) -> int | None:
         """None while the server runs or is being started; else its exit code, 0 where nobody knows it."""
-        return None if self._starting else await self._exit_code()
+        if self._starting:
+            return None
+        if self._popen is None and self._main is None:
+            await self._sweep()  # a Hub that comes back asks first of all about what the killed one was starting
+        return await self._exit_code()
 
     async def _exit_code(self) -> int | None:
         if self._popen is not None:
@@ -313,7 +317,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             limits.remove_group(group, self.launch_id)
 
     async def _sweep(self) -> None:
-        """Once in the life of a Hub: end what a Hub left behind that died while it started a server."""
+        """Once in the life of a Hub, before it believes that anything is over and before it starts anything: end what
+        a Hub left behind that died while it started a server."""
         if self.state_dir not in self._swept:
             self._swept[self.state_dir] = asyncio.ensure_future(self._sweep_once())
         await asyncio.shield(self._swept[self.state_dir])
@@ -322,7 +327,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         session = object_session(self.orm_spawner)
         servers = session.query(orm.Spawner).all() if session is not None else []
         known = {str((server.state or {}).get("maestro_launch_id", "")) for server in servers}
-        left = await asyncio.to_thread(folder.end_leftovers, self._folder.parent, known)
+        left = await asyncio.to_thread(folder.end_leftovers, self._launches, known)
         if left:
             self.log.warning("Ended servers that a Hub before this one had begun to start: %s", ", ".join(left))
 
@@ -362,7 +367,11 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.state_dir) / "run/launches" / self.launch_id
+        return self._launches / self.launch_id
+
+    @property
+    def _launches(self) -> Path:
+        return Path(self.state_dir) / "run/launches"
 
     def _log_file(self) -> Path:
         name = home_directory_name(self.user.name, self.name)
