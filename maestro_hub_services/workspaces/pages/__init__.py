@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers, lifecycle, quotas
+from . import handlers, lifecycle, quotas, requests
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -43,6 +43,11 @@ _PAGES = (
     ("invitations/decline", lifecycle.DeclineForm),
     (f"stop/{_NAME}", handlers.StopForm),
     (f"scale/{_NAME}", handlers.ScaleForm),
+    ("requests", requests.RequestsPage),
+    (f"requests/{_NAME}", requests.RequestPage),
+    (f"requests/{_NAME}/approve", requests.ApproveForm),
+    (f"requests/{_NAME}/deny", requests.DenyForm),
+    (f"requests/{_NAME}/withdraw", requests.WithdrawForm),
     ("admin", handlers.AdminPage),
     ("admin/quotas", quotas.QuotasPage),
     ("admin/quotas/remove", quotas.RemoveQuotaForm),

@@ -38,6 +38,7 @@ from ..domain import (
     workspaces,
 )
 from ..identity import Caller
+from .request_desk import RequestDesk
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,16 @@ class PolicyStatus:
 
 
 class Desk:
-    """The domain as one signed-in person may use it. Every method may raise ``MaestroError``."""
+    """The domain as one signed-in person may use it. Every method may raise ``MaestroError``.
+
+    Attributes:
+        requests: what they ask for and review of packages.
+    """
 
     def __init__(self, authority: Authority, caller: Caller) -> None:
         self._authority = authority
         self._caller = caller
+        self.requests = RequestDesk(authority, caller)
 
     async def workspaces(self, *, everything: bool = False) -> Sequence[WorkspaceView]:
         """Mine, the personal one included; for an admin with ``everything`` all."""

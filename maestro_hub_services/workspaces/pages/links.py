@@ -158,3 +158,24 @@ class Links:
     def remove_quota(self) -> str:
         """Where a quota of runtime is taken back."""
         return f"{self.quotas}/remove"
+
+    @property
+    def requests(self) -> str:
+        """Requests for packages, and where one is posted; ``?workspace=&package=&version=`` fill its form in."""
+        return f"{self.prefix}requests"
+
+    def request(self, request_id: str) -> str:
+        """One request."""
+        return f"{self.requests}/{escape(request_id)}"
+
+    def approve_request(self, request_id: str) -> str:
+        """Where one is approved."""
+        return f"{self.request(request_id)}/approve"
+
+    def deny_request(self, request_id: str) -> str:
+        """Where one is denied."""
+        return f"{self.request(request_id)}/deny"
+
+    def withdraw_request(self, request_id: str) -> str:
+        """Where one is withdrawn."""
+        return f"{self.request(request_id)}/withdraw"
