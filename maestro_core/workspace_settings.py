@@ -24,8 +24,9 @@ from .resources import Resources, format_memory, parse_cpu, parse_gpu, parse_mem
 MAX_PACKAGES = 500
 #: keys of ``environment`` that are no variables
 VERSIONS = ("python_version", "jupyter_version")
+#: the version of JupyterLab that there is
+LATEST = "latest"
 _PYTHON = re.compile(r"3\.[0-9]{1,2}(?:\.[0-9]{1,2})?")
-_JUPYTER = re.compile(r"latest|[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
 
 
 class WorkspaceResources(BaseModel):
@@ -80,7 +81,8 @@ class WorkspaceEnvironment(BaseModel):
     """Versions, and the variables of kernels and terminals (:mod:`maestro_core.environment` says which names).
 
     Attributes:
-        python_version: ``3.11``; jupyter_version: ``latest`` or ``4.4``. Kept for whatever builds the environment.
+        python_version: ``3.11``; jupyter_version: ``latest``, which is what the
+            image or the machine has; nothing else can be had.
         variables: never of the server itself.
     """
 
@@ -116,8 +118,10 @@ class WorkspaceEnvironment(BaseModel):
     @classmethod
     def _jupyter(cls, value: Any) -> str:
         text = str(value).strip()
-        if not _JUPYTER.fullmatch(text):
-            raise ValueError("a version of JupyterLab is 'latest' or a number in quotes, like '4.4'")
+        if text != LATEST:
+            raise ValueError(
+                f"JupyterLab comes with the image or the machine, in one version: write '{LATEST}', or leave it out"
+            )
         return text
 
 

@@ -131,11 +131,13 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             self.came_up()
             return "127.0.0.1", self.port
         except MaestroError as error:
+            self._ended = error.message.rstrip(".")
             raise Refusal(error) from None
         except OSError as error:
             self.log.exception("Cannot start server %s", self._log_name)
             reason = error.strerror or type(error).__name__
             sentence = f"The server could not be started on this machine ({reason}); tell an admin."
+            self._ended = sentence.rstrip(".")
             raise Refusal(MaestroError("start_failed", sentence)) from None
         finally:
             self._starting = False
