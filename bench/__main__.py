@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("decision", "launch", "repodata")
+BENCHMARKS = ("decision", "index", "launch", "repodata")
 
 
 def main(names: list[str]) -> int:

@@ -88,6 +88,7 @@ class Upstream:
         statuses: path -> what is answered there instead.
         asked: paths in order, of both servers.
         extra: more keys of every JSON page.
+        max_age: seconds for which pages say that they stay fresh.
         gate: files (not their metadata) wait for it half-way.
     """
 
@@ -99,6 +100,7 @@ class Upstream:
     statuses: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    max_age: int = 0
     gate: threading.Event | None = None
     port: int = 0
 
@@ -168,7 +170,7 @@ class _UpstreamHandler(web.RequestHandler):
         elif path.startswith("/simple/") and path.split("/")[2] in upstream.projects:
             kind, body = upstream.page(path.split("/")[2])
             self.set_header("Content-Type", kind)
-            self.set_header("Cache-Control", "max-age=0")
+            self.set_header("Cache-Control", f"max-age={upstream.max_age}")
             self.finish(body)
         else:
             self.set_status(404)

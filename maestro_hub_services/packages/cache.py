@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 #: what the smallest file takes on a disk
 _BLOCK = 4096
@@ -31,6 +34,11 @@ class DiskCache:
         self.size = 0
         self._drafts = root / "drafts"
         self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait until what is to be kept is on the disk."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
 
     async def open(self) -> None:
         """Take over what an earlier process left; what it had not finished is removed.
@@ -82,6 +90,19 @@ class DiskCache:
             return path
 
         await self.keep(name, await asyncio.to_thread(draft))
+
+    def write_soon(self, name: str, content: bytes) -> None:
+        """Keep a small file, and let nobody wait for it; if it cannot be kept, a line in the log says why."""
+
+        async def write() -> None:
+            try:
+                await self.write(name, content)
+            except OSError as error:
+                _log.warning("A page could not be kept: %s", error.strerror)
+
+        task = asyncio.create_task(write())
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     async def _shrink(self, spare: str = "") -> None:
         gone = []

@@ -350,8 +350,7 @@ class FileHandler(DeliveryHandler):
 
     head = get
 
-    @staticmethod
-    async def _with_metadata(shelf: Shelf, project: str, file: File, wanted: Wanted, suffix: str) -> Wanted:
+    async def _with_metadata(self, shelf: Shelf, project: str, file: File, wanted: Wanted, suffix: str) -> Wanted:
         """Look at what is shown of a file before it is given away, and see to it that a wheel is what was shown.
 
         Raises:
@@ -360,8 +359,11 @@ class FileHandler(DeliveryHandler):
         told = _wanted(file, ".metadata") if suffix in ("", ".metadata") else None
         version, shown = file.version or "", None
         if told is not None:
-            shown = await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
-            check_metadata(shown, project, version)
+            shown = self.index.shown.get(told.name)
+            if shown is None:
+                shown = await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
+                check_metadata(shown, project, version)
+                self.index.shown.put(told.name, shown)
         if suffix or file.is_source:
             return wanted
         check = partial(check_wheel, project=project, version=version, shown=shown)

@@ -15,6 +15,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -173,12 +174,16 @@ def _make_client(config: PipConfig) -> httpx.AsyncClient:
     for host in config.trusted_hosts:
         mounts[f"all://{host}"] = httpx.AsyncHTTPTransport(verify=False, limits=_LIMITS, proxy=proxy)
     return httpx.AsyncClient(
-        verify=_certificates(config), proxy=proxy, mounts=mounts, timeout=_TIMEOUT, limits=_LIMITS, headers={}
+        verify=certificates(config), proxy=proxy, mounts=mounts, timeout=_TIMEOUT, limits=_LIMITS, headers={}
     )
 
 
-def _certificates(config: PipConfig) -> ssl.SSLContext:
-    """pip's ``cert`` alone if set; else the system's (SSL_CERT_FILE counts), and httpx's own for images without."""
+@lru_cache(maxsize=8)
+def certificates(config: PipConfig) -> ssl.SSLContext:
+    """pip's ``cert`` alone if set; else the system's (SSL_CERT_FILE counts), and httpx's own for images without.
+
+    Blocking, a tenth of a second.
+    """
     bundle = config.cert or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     if bundle:
         folder = Path(bundle).is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from .conda.channels import Channels
 from .conda.condarc import CondaConfig, read_conda_config
 from .denials import Denials
 from .downloads import Downloads
-from .http import Http
+from .http import Http, certificates
 from .library import Library, Names
+from .metadata import ShownMetadata
 from .negotiation import Form
 from .once import shared
 from .pages import Page
@@ -68,28 +70,35 @@ class Index:
         self.authority = authority
         self.prefix = prefix
         self.denials = Denials()
+        self.shown = ShownMetadata()
         self._cache = DiskCache(state, IndexSettings().cache)
         self.channels = Channels(self._cache, read_conda)
         self._read_config = read_config
         self._bodies = BodyCache()
+        self._asked_pip: asyncio.Task[PipConfig] | None = None
         self._shelves: dict[str, Shelf] = {}
         self._opening: dict[str, asyncio.Task[Shelf]] = {}
         self._rendering: dict[str, asyncio.Task[Body]] = {}
 
     async def open(self) -> None:
-        """Look at what is on disk.
+        """Look at what is on disk, and begin to ask pip where packages come from: it takes its time to answer.
 
         Raises:
             OSError: if the directory cannot be used.
         """
         await self._cache.open()
+        asked = self._asked_pip = asyncio.create_task(self._ask_pip())
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at; asked again then
 
     async def close(self) -> None:
         """End everything that runs."""
+        if self._asked_pip is not None:
+            self._asked_pip.cancel()
         for shelf in self._shelves.values():
             await shelf.close()
         await self.channels.close()
         await self.authority.close()
+        await self._cache.close()
 
     async def shelf(self, policy: CompiledPolicy) -> Shelf:
         """The upstreams that a policy names, or pip's.
@@ -139,7 +148,7 @@ class Index:
 
     async def _open_shelf(self, settings: IndexSettings, key: str) -> Shelf:
         try:
-            config = await self._read_config()
+            config = await self._pip_config()
         except PipConfigError as error:
             if not settings.upstream:
                 _log.error("%s", error)
@@ -152,6 +161,23 @@ class Index:
         shelf = self._shelves[key] = Shelf(library, Downloads(http, self._cache), http)
         _log.info("Packages come from %s", ", ".join(_shown(address) for address in (*links, *indexes)) or "nowhere")
         return shelf
+
+    async def _ask_pip(self) -> PipConfig:
+        config = await self._read_config()
+        with contextlib.suppress(OSError):  # who opens it later says why not
+            await asyncio.to_thread(certificates, config)
+        return config
+
+    async def _pip_config(self) -> PipConfig:
+        """What pip said at the start, or says now if it could not answer then.
+
+        Raises:
+            PipConfigError: it still does not.
+        """
+        if self._asked_pip is not None:
+            with contextlib.suppress(PipConfigError):
+                return await asyncio.shield(self._asked_pip)
+        return await self._read_config()
 
     def _library(
         self, settings: IndexSettings, indexes: tuple[str, ...], links: tuple[str, ...], http: Http

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,8 +21,27 @@ from maestro_core.errors import MaestroError
 
 #: METADATA is text with a long description; more than that is none
 MAX_BYTES = 16 * 1024**2
+_KEPT, _KEPT_BYTES = 500, 64 * 1024
 #: what resolvers decide by
 _DECIDING = ("name", "version", "requires_dist", "requires_python", "provides_extra")
+
+
+class ShownMetadata:
+    """Metadata that passed its check, the latest of it: a wheel is mostly asked for right after its metadata."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, name: str) -> bytes | None:
+        """What is kept under that name."""
+        return self._kept.get(name)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep it, if it is not large; the oldest goes."""
+        if len(content) <= _KEPT_BYTES:
+            self._kept[name] = content
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
 
 
 def check_metadata(content: bytes, project: str, version: str) -> RawMetadata:

@@ -163,7 +163,7 @@ class Remote(Source):
                 raise away(url, f"answered {response.status_code}")
             kind, etag = response.headers.get("content-type", TEXT_HTML), response.headers.get("etag", "")
             document = Document(str(response.url), kind, body, etag, now, fresh_until)
-        await self._cache.write(_disk_name(url), document.header() + (body or b""))
+        self._cache.write_soon(_disk_name(url), document.header() + (body or b""))
         return document
 
     async def _from_disk(self, url: str) -> Document | None:
