@@ -6,6 +6,7 @@
 
 from maestro_core.errors import MaestroError
 
+from .environments import EnvironmentManager
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
 from .package_requests import PackageRequests
@@ -13,6 +14,7 @@ from .quotas import QuotaManager
 from .workspaces import WorkspaceManager
 
 __all__ = [
+    "EnvironmentManager",
     "MaestroError",
     "NotebookLauncher",
     "NotebookSession",

@@ -19,6 +19,7 @@ from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_me
 from maestro_core.usage import LaunchUsage
 
 from .api import Api
+from .cli_environments import COMMANDS as ENVIRONMENTS
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
 from .console import HERE, RefusalGroup, as_json
@@ -623,7 +624,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, security_scan, *REQUESTS):
+for _command in (advisories, security_scan, *REQUESTS, *ENVIRONMENTS):
     main.add_command(_command)
 
 

@@ -57,8 +57,8 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         **workspace_variables(environ.get(KERNEL_ENVIRONMENT, "")),
         "PATH": ":".join(dict.fromkeys(entry for entry in path if entry)),
         "VIRTUAL_ENV": str(launch.environment),
-        # uv's cache is on the home's volume: hard links to it fail, and uv says so at every install.
-        "UV_LINK_MODE": environ.get("UV_LINK_MODE", "copy"),
+        # On the environment's own disk, where files can be linked: in the home's volume they would be copied.
+        "UV_CACHE_DIR": str(launch.uv_cache),
         # MLflow looks for running servers there, and would ask them with the token in the URL.
         "JUPYTER_RUNTIME_DIR": str(launch.private / "kernel-runtime"),
         # IPython's profile and history, and caches

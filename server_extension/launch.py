@@ -88,6 +88,11 @@ class Launch:
         return self.private / "home" if self.home_full else self.home
 
     @property
+    def uv_cache(self) -> Path:
+        """uv's cache of this launch: on the environment's own disk, so that files are linked and not copied."""
+        return self.environment / "var" / "uv"
+
+    @property
     def terminal(self) -> Path:
         """The program that a terminal runs."""
         return self.environment / "bin" / "maestro-terminal"

@@ -16,6 +16,7 @@ from jupyter_core.utils import ensure_async
 
 from . import provisioner
 from .kernels import notebook_of
+from .launch import Launch
 from .memory import OutOfMemory
 from .scan import startup
 from .service import NotAnswered, Service
@@ -46,6 +47,7 @@ _SLOW_IMPORTS = (
     "server_extension.board",
     "server_extension.heartbeat",
     "server_extension.meter",
+    "server_extension.packages.watch",
     "server_extension.sentences",
 )
 
@@ -140,8 +142,10 @@ class Life:
         from .board import Board
         from .heartbeat import Pulse
         from .meter import Meter
+        from .packages.watch import Watch
         from .sentences import viewer_notice
 
+        self._loop = asyncio.get_running_loop()
         self._board = Board(changed=self._tell_windows)
         if self._viewer:
             self._board.post(viewer_notice(self._environ))
@@ -160,6 +164,8 @@ class Life:
         self._spawn(meter.run())
         self._spawn(self._storage.measure())
         self._spawn(self._storage.watch())
+        launch = await asyncio.to_thread(Launch.from_environ, self._environ)
+        self._spawn(Watch(launch, self._environ, self._tell_environment, self._server.log).run())
         if service := Service.of(self._environ):
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())
@@ -184,6 +190,13 @@ class Life:
             self._board.withdraw(notice_id)
         elif self._board is not None and sentence is not None:
             self._board.post(full_notice(notice_id, sentence))
+
+    def _tell_environment(self, notice_id: str, level: str, sentence: str) -> None:
+        """Called from a thread."""
+        from .sentences import environment_notice
+
+        if self._board is not None:
+            self._loop.call_soon_threadsafe(self._board.post, environment_notice(notice_id, level, sentence))
 
     async def _notebook(self, kernel_id: str) -> str | None:
         sessions: list[dict[str, Any]] = await ensure_async(self._server.session_manager.list_sessions())

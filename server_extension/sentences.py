@@ -30,3 +30,8 @@ def image_notice(sentence: str) -> Notice:
 def full_notice(notice_id: str, sentence: str) -> Notice:
     """A volume is full (:mod:`server_extension.storage` has the sentence)."""
     return Notice(id=notice_id, kind="storage", level="error", message=sentence)
+
+
+def environment_notice(notice_id: str, level: str, sentence: str) -> Notice:
+    """Something about the packages of the workspace (:mod:`server_extension.packages.watch` has the sentences)."""
+    return Notice.model_validate({"id": notice_id, "level": level, "message": sentence})

@@ -54,6 +54,13 @@ def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
         StartError: something cannot be made.
     """
     make_environment(launch)
+    if environ.get("MAESTRO_ENVIRONMENT"):
+        from .packages.build import build
+
+        try:
+            build(launch, environ).keep(launch.private)
+        except OSError as error:
+            raise StartError(f"{error.filename} cannot be written: {error.strerror}.") from error
     variables = kernel_variables(launch, environ)
     try:
         if launch.home_full:

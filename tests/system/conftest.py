@@ -20,15 +20,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.house import Maestro, Run
+from tests.system.house import ROOT, Maestro, Run
 
 
 @pytest.fixture(scope="session")
 def maestro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maestro]:
     """The running system; ends with the session."""
-    run = Run(tmp_path_factory.mktemp("maestro") / "state")
+    folder = tmp_path_factory.mktemp("maestro")
+    policy = shutil.copy(ROOT / "maestro.yaml", folder / "maestro.yaml")
+    run = Run(folder / "state", environment={"MAESTRO_POLICY": str(policy)})
     try:
-        yield Maestro(run)
+        yield Maestro(run, policy)
     finally:
         run.stop()
         kept = os.environ.get("MAESTRO_TEST_LOGS")  # for whoever looks into a failure

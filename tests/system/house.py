@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import yaml
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parent.parent.parent
@@ -180,14 +182,16 @@ class Maestro:
 
     Args:
         run: a run that gets ready.
+        policy: its ``maestro.yaml``, which tests may change.
 
     Attributes:
         url: the Hub's address, with a slash at the end; ready: the content of ``ready.json``.
         admin: signed in; has walked the first sign-in with the one-time password of the box.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, policy: Path = ROOT / "maestro.yaml") -> None:
         self.run = run
+        self.policy = policy
         self.ready = run.ready
         self.url: str = self.ready["url"]
         self.state = run.state
@@ -218,6 +222,26 @@ class Maestro:
     def account(self, name: str, action: str) -> httpx.Response:
         """Press a button of the accounts page as the admin."""
         return self.admin.submit("hub/accounts", {"username": name, "action": action})
+
+    @contextmanager
+    def packages_from(self, upstream: str) -> Iterator[None]:
+        """Let the package index ask this upstream, until the end of the block."""
+        written = self.policy.read_text()
+        sections = yaml.safe_load(written)
+        section = sections.get("packages") or {}
+        section["index"] = {**section.get("index", {}), "upstream": upstream}
+        self._rule(yaml.safe_dump({**sections, "packages": section}))
+        try:
+            yield
+        finally:
+            self._rule(written)
+
+    def _rule(self, policy: str) -> None:
+        """Write ``maestro.yaml`` and wait until it is in force."""
+        in_force = f"{self.policy.name} is in force"
+        before = self.log().count(in_force)
+        self.policy.write_text(policy)
+        until(lambda: self.log().count(in_force) > before, 20, "the service reads its policy")
 
     def log(self) -> str:
         """What Hub, proxy and services have logged."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from maestro_core.environments import EnvironmentChange, LockedPackage, lock_text, merged, moved
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
 from maestro_hub_services.workspaces.domain import admission
+from notebooks.cli import main
 from tests.workspaces_kit import World, ask, running_world
 
 TARGET, OTHER = "3.11/linux-x86_64/0123456789ab", "3.12/linux-x86_64/0123456789ab"
@@ -217,3 +221,34 @@ class TestBuild:
         await environment(world, "POST", body={"add": ["rich"]})
         plan = await admission.plan(world.authority, ask(ann, "demo"))
         assert (plan.environment_version, plan.environment["MAESTRO_ENVIRONMENT"]) == (1, "1")
+
+
+async def maestro(world: World, *arguments: str, who: str = "ann") -> tuple[int, str]:
+    """Run the command as somebody; exit code and what it printed."""
+    variables = {"MAESTRO_URL": world.address, "MAESTRO_TOKEN": f"token-of-{who}"}
+    done = await asyncio.to_thread(CliRunner().invoke, main, list(arguments), env=variables)
+    return done.exit_code, " ".join((done.output + done.stderr).split())
+
+
+async def test_the_command_adds_looks_compares_and_goes_back(world: World) -> None:
+    assert await maestro(world, "packages", "demo") == (
+        0,
+        "Nothing was installed in demo yet. Use pip in a notebook, or 'maestro install'.",
+    )
+    code, told = await maestro(world, "install", "demo", "rich<14", "polars", "--reason", "plots")
+    assert code == 0 and "Version 1 of the environment of demo: polars, rich<14." in told
+    assert (await maestro(world, "install", "demo", "rich"))[1].startswith(
+        "Nothing to change: rich stands in version 1"
+    )
+    code, told = await maestro(world, "uninstall", "demo", "Polars")
+    assert code == 0 and "Version 2 of the environment of demo: rich<14." in told
+    assert "Nobody asked for polars" in (await maestro(world, "uninstall", "demo", "polars"))[1]
+    assert "by ann" in (await maestro(world, "packages", "demo"))[1]
+    assert "- polars polars" in (await maestro(world, "packages", "demo", "--diff", "1", "2"))[1]
+    code, told = await maestro(world, "packages", "demo", "--rollback", "1")
+    assert code == 0 and "Version 3 of the environment of demo: polars, rich<14." in told
+    code, told = await maestro(world, "packages", "demo", "--history", who="eve")
+    assert code == 0 and "back to version 1" in told and "plots" in told
+    assert (await maestro(world, "install", "demo", "duckdb", who="eve"))[0] == 4
+    assert (await maestro(world, "install", "demo", "not a package"))[0] == 2
+    assert json.loads((await maestro(world, "packages", "demo", "--json"))[1])["current"] == 3

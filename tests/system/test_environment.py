@@ -1,0 +1,120 @@
+"""The environment of a workspace on the real system: what one installs, everybody has at their next start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import package_kit as kit
+from tests.system.house import Maestro, Person, until
+from tests.system.singleuser import NotebookServer, has_bubblewrap
+
+pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(300)]
+WORKSPACE = "labs"
+ENVIRONMENT = f"workspaces/{WORKSPACE}/environment"
+HAVE = (
+    "from importlib.metadata import distributions as d\n"
+    "print(sorted(f\"{it.name} {it.version}\" for it in d() if it.name.startswith('small-')))"
+)
+
+
+@pytest.fixture(scope="module")
+def upstream(maestro: Maestro) -> Iterator[kit.Upstream]:
+    """An index of small wheels behind the house's own."""
+    if not has_bubblewrap():
+        pytest.skip("bubblewrap makes no sandboxes here")
+    with kit.upstream_and_authority() as (upstream, _):
+        upstream.add("small-plot", "1.0", ("small-ink",))
+        upstream.add("small-plot", "2.0", ("small-ink",))
+        upstream.add("small-ink", "1.0")
+        upstream.add("small-table", "1.0")
+        upstream.add("small-yaml", "1.0")
+        upstream.add("small-yaml", "1.5")
+        with maestro.packages_from(upstream.url):
+            yield upstream
+
+
+@contextmanager
+def running(maestro: Maestro, person: Person) -> Iterator[NotebookServer]:
+    """Their server in the workspace."""
+    with person.api() as api:
+        started = api.post("launches", json={"workspace": WORKSPACE})
+        assert started.status_code in (201, 202), started.text
+        launch = f"launches/{started.json()['session_id']}"
+        until(lambda: api.get(launch).json()["status"] == "running", 60, "the server does not come up")
+        url = f"{maestro.url}user/{person.name}/{WORKSPACE}/"
+        try:
+            yield NotebookServer(url, None, Path(), token=person.token())
+        finally:
+            api.delete(launch)
+            until(lambda: api.get(launch).json()["status"] == "ended", 60, "the server does not stop")
+
+
+def notice(server: NotebookServer, text: str) -> str:
+    """Wait for what JupyterLab says."""
+
+    def said() -> str | None:
+        told = [it["message"] for it in server.api("GET", "maestro/notices").json()["notices"]]
+        return next((message for message in told if text in message), None)
+
+    return until(said, 30, f"a notice with {text!r}")
+
+
+async def have(server: NotebookServer) -> str:
+    """The tests' packages that a new kernel imports."""
+    return (await server.open_notebook("look.ipynb").run(HAVE)).text.strip()
+
+
+async def test_what_two_editors_install_is_there_at_the_next_start_until_somebody_goes_back(
+    maestro: Maestro, upstream: kit.Upstream
+) -> None:
+    ada, ben = maestro.person("env-ada"), maestro.person("env-ben")
+    with ada.api() as api:
+        members = [{"user": ben.name, "role": "editor"}]
+        spec: dict[str, Any] = {"name": WORKSPACE, "members": members, "packages": ["small-yaml<1.5"]}
+        assert api.post("workspaces", json=spec).status_code == 201
+
+        with running(maestro, ada) as first, running(maestro, ben) as second:
+            # the YAML's packages are the first version, resolved by the first server that starts
+            assert await have(first) == await have(second) == "['small-yaml 1.0']"
+            installed = await first.open_notebook("a.ipynb").run("!pip install -q small-plot")
+            assert installed.status == "ok", installed.text
+            line = "small-plot 2.0 and 1 package that it needs are now part of labs: version 2 of its environment."
+            assert notice(first, "small-plot") == line
+            await second.open_notebook("b.ipynb").run("!uv pip install small-table")
+            assert notice(second, "small-table") == "small-table 1.0 is now part of labs: version 3 of its environment."
+        merged = api.get(ENVIRONMENT).json()
+        assert merged["requirements"] == ["small-plot", "small-table", "small-yaml<1.5"]
+        assert merged["author"] == ben.name
+
+        upstream.add("small-ink", "1.1")  # newer, and nobody asked for it
+        with running(maestro, ada) as third:
+            everything = "['small-ink 1.0', 'small-plot 2.0', 'small-table 1.0', 'small-yaml 1.0']"
+            assert await have(third) == everything
+            await third.open_notebook("c.ipynb").run("!pip uninstall -q -y small-table")
+            assert "small-table is no longer part of labs: version 4" in notice(third, "small-table")
+            back = api.post(f"{ENVIRONMENT}/rollback", json={"version": 2})
+            assert (back.status_code, back.json()["version"]) == (201, 5), back.text
+            rules = {"blocked_packages": [{"package": "small-plot", "reason": "ask before you plot"}]}
+            assert api.patch(f"workspaces/{WORKSPACE}", json={"security": rules}).is_success
+            blocked = third.open_notebook("d.ipynb")
+
+            # the index asks for the policy every 5 seconds
+            async def refused() -> bool:
+                again = "!pip download -q --no-cache-dir --no-deps -d /tmp small-plot==1.0"
+                return "is blocked" in (await blocked.run(again)).text
+
+            while not await refused():
+                pass
+
+        with running(maestro, ben) as fourth:
+            assert await have(fourth) == "['small-ink 1.0', 'small-yaml 1.0']"
+            said = notice(fourth, "This server lacks")
+            assert "lacks packages of version 5 of the environment of labs: small-plot 2.0 (" in said
+            assert (
+                "small-plot is blocked by the policy of workspace labs (rule small-plot): ask before you plot" in said
+            )
