@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from maestro_core.errors import MaestroError
 
 from .advisories import AdvisoryRepository
 from .charges import ChargeRepository
@@ -35,6 +39,9 @@ from .workspaces import WorkspaceRepository
 
 #: any number that is ours alone in the database
 ADMISSION_KEY = 0x4D41455354524F  # "MAESTRO"
+#: seconds to wait for a connection to Postgres
+CONNECT_SECONDS = 5
+log = logging.getLogger("maestro.store")
 
 
 class StoreLocked(Exception):
@@ -103,8 +110,12 @@ class Store:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Unit]:
-        """A consistent look; nothing is kept of what it would write."""
-        async with self._engine.connect() as connection:
+        """A consistent look; nothing is kept of what it would write.
+
+        Raises:
+            MaestroError: ``service_unavailable``: the database is away.
+        """
+        async with _speaking(self._engine.connect()) as connection:
             yield Unit(connection)
 
     @asynccontextmanager
@@ -113,9 +124,13 @@ class Store:
 
         Every change holds THE admission lock: between its first look and its commit nobody else is admitted, and no
         two can each leave it to the other to keep a workspace's last owner.
+
+        Raises:
+            MaestroError: ``service_unavailable``: the database is away; what was asked for has happened, if at all, as
+                a whole.
         """
         await self._follow_clock()
-        async with self._writer, self._begin.begin() as connection:
+        async with self._writer, _speaking(self._begin.begin()) as connection:
             if not self._sqlite:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADMISSION_KEY})
             yield Unit(connection)
@@ -128,9 +143,30 @@ class Store:
             step = self._clock.step()
             if step is None:
                 return
-            async with self._writer, self._begin.begin() as connection:
+            async with self._writer, _speaking(self._begin.begin()) as connection:
                 await ChargeRepository(connection).follow_clock(*step)
             self._clock.accept(step)
+
+
+@asynccontextmanager
+async def _speaking(connecting: AbstractAsyncContextManager[AsyncConnection]) -> AsyncIterator[AsyncConnection]:
+    """A connection; where the database is away or goes away that is said as such, for it comes back."""
+    try:
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(connecting)
+            except Exception as error:  # each driver has its own
+                raise _away(error) from None
+            yield connection
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise _away(error) from None
+
+
+def _away(error: Exception) -> MaestroError:
+    log.warning("The database does not answer: %s: %.200s", type(error).__name__, getattr(error, "orig", error))
+    return MaestroError("service_unavailable", "Maestro's database does not answer; try again in a moment.")
 
 
 def _take(path: Path) -> int:
@@ -151,4 +187,6 @@ def _engine(url: str) -> AsyncEngine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return sqlite_engine(parsed)
-    return create_async_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+    return create_async_engine(
+        parsed, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args={"timeout": CONNECT_SECONDS}
+    )

@@ -19,7 +19,7 @@ from maestro_hub_services.installation import PORTS
 from maestro_hub_services.run.processes import Process
 from maestro_hub_services.store import Store
 from maestro_hub_services.store.events import EventRow
-from tests.system.house import API, ROOT, Maestro, Run, until
+from tests.system.house import API, ROOT, Maestro, Run
 from tests.system.singleuser import prefix
 
 GIVE_UP_SECONDS = 3
@@ -174,7 +174,3 @@ class LightHouse:
             return httpx.get(f"{self.maestro.url}{API}health", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
-
-    def until_answers(self, seconds: float) -> None:
-        """Wait for it."""
-        until(self.answers, seconds, "the workspaces service does not come back")

@@ -7,6 +7,7 @@ A reservation whose server does not come is gone within 30 s, and never while th
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ HELD_SECONDS = 30
 def postgres() -> Iterator[Postgres | None]:
     programs = binaries()
     with ExitStack() as stack:
-        yield None if programs is None else stack.enter_context(running_postgres(programs))
+        yield None if programs is None else stack.enter_context(running_postgres(programs, durable=True))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,60 @@ class TestAStartThatIsGivenUp:
         assert not never.alive
 
 
+class Outage:
+    """One person's servers in every state, looked at through an outage of what holds their reservations.
+
+    One runs; one waits, and comes up meanwhile; one waits, and its user gives it up meanwhile.
+    """
+
+    def __init__(self, house: LightHouse, user: str) -> None:
+        self.user, self.token = user, house.token(user, "many")
+        self.house, self.api = house, house.api(self.token)
+        self.runs, self.comes, self.goes = (Late(house, self.api, f"late-{name}") for name in ("runs", "comes", "goes"))
+        self.runs.open()
+        until(lambda: self.runs.status == "running", 30, "it does not start")
+
+    def meanwhile(self) -> None:
+        """What happens while it is away: the Hub is there, and starts nothing that nobody decides on."""
+        hub = self.house.hub(self.token)
+        refused = hub.post(f"users/{self.user}/servers/other", json={"user_options": {"workspace": "personal"}})
+        assert refused.status_code == 503, refused.text
+        assert "does not answer, so nothing was started" in refused.json()["message"]
+        self.comes.open()
+        assert hub.delete(f"users/{self.user}/servers/{self.goes.server}").is_success
+        until(lambda: not self.goes.alive, 30, "the Hub does not stop it")
+
+    def over(self) -> None:
+        """It is back: within the time each launch is what its server is."""
+        self.goes.ends()
+        until(lambda: self.comes.status == "running", HELD_SECONDS, "what came up is not confirmed")
+        assert self.runs.status == "running"
+        assert self.comes.alive and self.runs.alive
+        stop_all(self.api)
+
+
 class TestKillNine:
+    def test_of_the_database(self, house: LightHouse, postgres: Postgres | None) -> None:
+        if postgres is None:
+            pytest.skip("no Postgres here, and sqlite is no process of its own")
+        outage = Outage(house, "dan")
+        postgres.kill()
+        try:
+            answer = outage.api.get("launches")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable"), answer.text
+            outage.meanwhile()
+        finally:
+            postgres.start()
+        outage.over()
+
+    def test_of_the_service(self, house: LightHouse) -> None:
+        """The Hub looks every 30 s whether it lives, and starts it again."""
+        outage = Outage(house, "sue")
+        house.service().send(signal.SIGKILL)
+        outage.meanwhile()
+        until(house.answers, 90, "the service does not come back")
+        outage.over()
+
     def test_of_the_hub(self, house: LightHouse) -> None:
         api = house.api(house.token("hal", "many"))
         up = Late(house, api, "late-up")

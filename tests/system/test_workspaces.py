@@ -1,10 +1,7 @@
-"""Workspaces and launches on the real Hub: its tokens, its start-server API, its rows, and a killed service."""
+"""Workspaces and launches on the real Hub: its tokens, its start-server API, its rows."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,49 +146,3 @@ class TestLaunches:
         assert code(owner.api().get(f"launches/{session}")) == (404, "unknown_launch")
         admin.delete(f"launches/{session}")
         until(lambda: sam.api().get(f"launches/{session}").json()["status"] == "ended", 60, "it does not stop")
-
-
-class TestAKilledService:
-    """kill -9 of the workspaces service: the Hub starts it again, what was committed is there, servers run on."""
-
-    def test_nothing_is_lost_and_nothing_is_started_meanwhile(
-        self, owner: Person, workspace: str, maestro: Maestro
-    ) -> None:
-        api = owner.api()
-        launch = api.post("launches", json={"workspace": workspace}).json()
-        path = f"launches/{launch['session_id']}"
-        try:
-            until(lambda: api.get(path).json()["status"] == "running", 90, "the server does not run")
-            os.kill(_pid_of_the_service(maestro), signal.SIGKILL)
-            refused = owner.hub("POST", f"users/{owner.name}/servers/other", {"user_options": {"workspace": workspace}})
-            assert refused.status_code >= 400, "a start while the service is away"
-            until(lambda: _answers(api), 60, "the service does not come back")
-            assert api.get(path).json()["status"] == "running"
-            assert api.get(f"workspaces/{workspace}").json()["servers"]["used"] == 1
-        finally:
-            stop_all(api)
-
-
-def _answers(api: httpx.Client) -> bool:
-    try:
-        return api.get("health").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _pid_of_the_service(maestro: Maestro) -> int:
-    """The process that has the store locked."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    found = [line.split()[0] for line in listed.splitlines() if "-m maestro_hub_services.workspaces" in line]
-    state = str(maestro.state)
-    mine = [int(pid) for pid in found if f"MAESTRO_STATE={state}" in _environment(int(pid))]
-    assert len(mine) == 1, f"services of {state}: {mine}"
-    return mine[0]
-
-
-def _environment(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
