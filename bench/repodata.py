@@ -17,15 +17,12 @@ import hashlib
 import json
 import os
 import random
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +34,11 @@ sys.path.insert(0, str(ROOT))
 
 from bench.launch import machine  # noqa: E402
 from tests import conda_kit, package_kit  # noqa: E402
+from tests.index_service import index_service  # noqa: E402
 
 RESULT = ROOT / "bench/results/repodata.json"
 COLD_SECONDS, COLD_BYTES, WARM_SECONDS = 20.0, 2 * 1024**3, 0.020
-PATH = "/services/packages/conda/t/alive/conda-forge/linux-64/repodata.json.zst"
+PATH = "conda/t/alive/conda-forge/linux-64/repodata.json.zst"
 #: rules about versions: of each, some records change
 RULES = [f"package-{number}>=2" for number in range(200)]
 
@@ -69,45 +67,6 @@ def repodata(count: int) -> bytes:
             "version": version,
         }
     return json.dumps({"info": {"subdir": "linux-64"}, "packages": {}, "packages.conda": packages}).encode()
-
-
-@contextlib.contextmanager
-def index(authority: package_kit.Authority) -> Iterator[tuple[str, int]]:
-    """The service: its address and process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    with tempfile.TemporaryDirectory() as state:
-        environment = {"PATH": os.environ["PATH"], "HOME": state, "PYTHONPATH": str(ROOT)} | {
-            "MAESTRO_STATE": state,
-            "MAESTRO_POLICY": f"{state}/maestro.yaml",
-            "MAESTRO_BIND": host,
-            "MAESTRO_PUBLIC_URL": f"http://{host}",
-            "MAESTRO_SERVICE_URL": authority.url,
-            "MAESTRO_MLFLOW_URL": f"http://{host}",
-            "MAESTRO_INDEX_URL": f"http://{host}/services/packages/",
-            "JUPYTERHUB_API_URL": f"http://{host}",
-            "JUPYTERHUB_API_TOKEN": package_kit.SERVICE_TOKEN,
-            "JUPYTERHUB_SERVICE_PREFIX": "/services/packages/",
-        }
-        process = subprocess.Popen([sys.executable, "-m", "maestro_hub_services.packages"], env=environment)
-        try:
-            wait_for(f"http://{host}/services/packages/health", process)
-            yield f"http://{host}{PATH}", process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the service answers."""
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(url, trust_env=False).raise_for_status()
-            return
-        time.sleep(0.05)
-    raise RuntimeError("the index did not start")
 
 
 class Watch(threading.Thread):
@@ -205,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package_kit.running((channels.app(), lambda port: setattr(channels, "port", port))),
     ):
         authority.rule(blocked_packages=RULES, index={"channel_alias": channels.url})
-        with index(authority) as (url, pid):
-            result = measure(url, pid, options.warm)
+        with tempfile.TemporaryDirectory() as state, index_service(authority, Path(state)) as index:
+            result = measure(f"{index.url}/{PATH}", index.pid, options.warm)
     warm, peak = result["warm_milliseconds"], sum(result["peak_mib"].values()) * 1024**2
     held = {
         "cold": result["cold_seconds"] <= COLD_SECONDS,
