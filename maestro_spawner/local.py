@@ -27,7 +27,7 @@ from maestro_core.launches import LaunchPlan
 from maestro_core.names import home_directory_name
 from maestro_core.sandbox import SANDBOX_USER, Owner
 
-from . import folder, host, limits
+from . import folder, host, limits, listener, server_log
 from .mixin import MaestroMixin
 from .process import Process
 from .refusals import Refusal
@@ -179,7 +179,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         pid = await report.first_process(REPORT_SECONDS)
         self._first = Process.of(pid) if pid else None
         if self._first is None:
-            self._log_tail()
+            await self._log_tail()
             raise MaestroError(
                 "start_failed", "The server's sandbox could not be made; tell an admin, the log says why."
             )
@@ -206,7 +206,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
     def _launch(self, command: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]) -> None:
         """The process, in a session of its own: neither Ctrl-C in the Hub's terminal nor the Hub's end reaches it."""
         self.log.info("Starting launch %s of %s", self.launch_id, self._log_name)
-        with open(self._open_log(), "wb") as log:
+        with open(server_log.begin(self._log_file()), "wb") as log:
             self._popen = subprocess.Popen(
                 command,
                 env=dict(environment),
@@ -225,7 +225,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         while True:
             code = await self._exit_code()
             if code is not None:
-                said = next((line for line in reversed(self._log_tail()) if line.startswith(SAID)), "")
+                said = next((line for line in reversed(await self._log_tail()) if line.startswith(SAID)), "")
                 if said := said.removeprefix(SAID):
                     self._ended = said.rstrip(".")
                 raise MaestroError(
@@ -240,7 +240,21 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
                 await asyncio.sleep(LISTEN_PAUSE)
                 continue
             writer.close()
-            return
+            ours = await asyncio.to_thread(self._has_port)
+            if ours:
+                return
+            if ours is not None:
+                self.log.warning("Port %d of launch %s is another process's", self.port, self.launch_id)
+                raise MaestroError(
+                    "start_failed",
+                    f"Another process of this machine took the port of the server of {plan.workspace.name} while it "
+                    "started; start it again, and tell an admin if it happens again.",
+                )
+
+    def _has_port(self) -> bool | None:
+        """Whether who listens is this launch: any process of the machine may take a port, other people's too."""
+        root = self._first or self._main
+        return listener.listens(root, self.port) if root is not None else None
 
     # -- poll and stop ----------------------------------------------------------------------------------------------
 
@@ -250,7 +264,10 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             return None
         if self._popen is None and self._main is None:
             await self._sweep()  # a Hub that comes back asks first of all about what the killed one was starting
-        return await self._exit_code()
+        code = await self._exit_code()
+        if code is None and await asyncio.to_thread(server_log.cut, self._log_file()):
+            self.log.info("Cut the log of %s, which had grown too long", self._log_name)
+        return code
 
     async def _exit_code(self) -> int | None:
         if self._popen is not None:
@@ -379,17 +396,9 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         name = home_directory_name(self.user.name, self.name)
         return Path(self.state_dir) / "log/servers" / f"{name}.log"
 
-    def _open_log(self) -> int:
-        path = self._log_file()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-
-    def _log_tail(self) -> list[str]:
+    async def _log_tail(self) -> list[str]:
         """What the server said last; also into the Hub's log."""
-        try:
-            lines = self._log_file().read_text(errors="replace").splitlines()[-5:]
-        except OSError:
-            lines = []
+        lines = await asyncio.to_thread(server_log.last_lines, self._log_file(), 5)
         # A user's process wrote them: each as one quoted line, not as lines of the Hub's log.
         for line in lines:
             self.log.warning("Server %s said: %r", self._log_name, line[:500])

@@ -65,6 +65,19 @@ class Process:
         ]
         return sorted(found, key=lambda child: (child.started, child.pid))
 
+    def descendants(self) -> list[Process]:
+        """All processes below it; of those that lost their parent, the ones whose new parent is among them."""
+        below: dict[int, list[int]] = {}
+        for pid in _pids():
+            if stat := _stat(pid):
+                below.setdefault(int(stat[1]), []).append(pid)
+        found, waiting = [], [self.pid]
+        while waiting:
+            children = below.get(waiting.pop(), [])
+            waiting += children
+            found += [process for pid in children if (process := Process.of(pid))]
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """For a Hub's state."""
         return {"pid": self.pid, "started": self.started, "boot": self.boot}

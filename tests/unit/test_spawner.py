@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,9 +23,11 @@ from kubespawner import KubeSpawner
 from traitlets.config import LoggingConfigurable
 
 from maestro_core.errors import MaestroError
-from maestro_spawner import limits, service
+from maestro_core.launches import LaunchPlan
+from maestro_spawner import limits, server_log, service
 from maestro_spawner.local import MaestroLocalSpawner
 from maestro_spawner.mixin import MaestroMixin, _submitted
+from maestro_spawner.process import Process
 from maestro_spawner.refusals import OnlyShown, Refusal
 from maestro_spawner.steps import Steps
 from tests.plan_service import TOKEN, PlanServiceStub, serving
@@ -66,7 +72,9 @@ async def _deliveries_end(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None
     _submitted.set(None)
 
 
-def make_spawner(url: str, user: str = "ann", server: str = "demo", **traits: Any) -> Any:
+def make_spawner(
+    url: str, user: str = "ann", server: str = "demo", kind: type[Spawner] = TrialSpawner, **traits: Any
+) -> Any:
     """A spawner as the Hub makes it."""
     hub_user = SimpleNamespace(
         name=user,
@@ -82,7 +90,7 @@ def make_spawner(url: str, user: str = "ann", server: str = "demo", **traits: An
         public_host="", api_url="http://127.0.0.1:8081/hub/api", base_url="/hub/", url="http://127.0.0.1:8081/hub/"
     )
     given = {"service_url": url, "service_token": TOKEN, "oauth_client_id": f"jupyterhub-user-{user}-{server}"}
-    return TrialSpawner(user=hub_user, orm_spawner=orm_spawner, hub=hub, api_token="hub-token", **{**given, **traits})
+    return kind(user=hub_user, orm_spawner=orm_spawner, hub=hub, api_token="hub-token", **{**given, **traits})
 
 
 async def until(condition: Any, what: str) -> None:
@@ -530,3 +538,41 @@ async def test_steps_that_are_over_keep_nobody_waiting() -> None:
     steps = Steps()
     steps.finish()
     assert [step async for step in steps.follow()] == []
+
+
+# -- on one machine -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_server_whose_port_another_process_took_did_not_start(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Servers share the machine's network: who took the port first would be shown to the user as their own server."""
+    spawner = make_spawner(url, kind=MaestroLocalSpawner, state_dir=str(tmp_path))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        async def start_process(plan: LaunchPlan) -> None:
+            spawner.port, spawner._popen, spawner._main = other.getsockname()[1], sleeper, Process.of(sleeper.pid)
+
+        monkeypatch.setattr(spawner, "_start_process", start_process)
+        with pytest.raises(Refusal, match="Another process of this machine took the port of the server of demo"):
+            await spawner.start()
+        assert not spawner._came_up
+
+
+async def test_the_log_of_a_server_that_runs_is_cut(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "LIMIT", 10)
+    spawner = make_spawner(url, kind=MaestroLocalSpawner, state_dir=str(tmp_path))
+    spawner._main = Process.of(os.getpid())
+    os.close(server_log.begin(spawner._log_file()))
+    spawner._log_file().write_text("more than ten")
+    assert await spawner.poll() is None
+    assert spawner._log_file().read_text() == ""

@@ -84,8 +84,8 @@ async def test_a_change_that_is_given_up_while_it_waits_leaves_no_transaction(st
         waiting = asyncio.create_task(_add(other, "never"))
         await asyncio.sleep(0.1)  # it waits in the driver's thread; there is nothing to look at
         waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     async with asyncio.timeout(5):
         await _add(store, "first")
         await _add(other, "second")
