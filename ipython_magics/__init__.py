@@ -1,4 +1,5 @@
-"""What Maestro adds to a kernel: the ``%mlflow_*`` magics, and plugins that tell MLflow where it runs.
+"""What Maestro adds to a kernel: the ``%mlflow_*`` magics, plugins that tell MLflow where it runs, and after a cell a
+line for each package that was refused to it.
 
 Loading costs a few milliseconds: mlflow (more than a second) is imported by the first magic that needs it, or by the
 user. Outside a server that Maestro launched, loading does nothing.
@@ -20,9 +21,11 @@ def load_ipython_extension(shell: Any) -> None:
         return
     from . import (
         address,  # noqa: F401 - it notes MLflow's address before user code can change it
+        denials,
         kernel,
         magics,
     )
 
     kernel.announce()
     shell.register_magics(magics.MlflowMagics(shell))
+    denials.watch(shell)

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 
+def public(path: str, environ: Mapping[str, str] = os.environ) -> str:
+    """A page of the Hub or of its services, as the user's browser reaches it."""
+    # With a domain for each user, the Hub is on another host than the notebook: the Hub says so in JUPYTERHUB_HOST.
+    prefix = environ.get("MAESTRO_PUBLIC_PREFIX") or "/"
+    host = "" if "://" in prefix else environ.get("JUPYTERHUB_HOST", "").rstrip("/")
+    return f"{host}{prefix.rstrip('/')}/{path}"
+
+
 def run_url(experiment_id: str, run_id: str, environ: Mapping[str, str] = os.environ) -> str:
     """Where MLflow's pages show a run, through the Hub (the address that the kernel uses may be no browser's).
 
     The form is MLflow's own, workspace and all (``TrackingServiceClient._log_url`` of mlflow 3.17).
     """
-    # With a domain for each user, the Hub is on another host than the notebook: the Hub says so in JUPYTERHUB_HOST.
-    prefix = environ.get("MAESTRO_PUBLIC_PREFIX") or "/"
-    host = "" if "://" in prefix else environ.get("JUPYTERHUB_HOST", "").rstrip("/")
-    url = f"{host}{prefix.rstrip('/')}/services/mlflow/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    place = public("services/mlflow/", environ)
+    url = f"{place}#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
     workspace = environ.get("MLFLOW_WORKSPACE", "")
     return f"{url}?workspace={quote(workspace, safe='')}" if workspace and workspace != "default" else url
 

@@ -290,6 +290,38 @@ class TestDeciding:
         assert (await team.ask())["request"]["request_id"] != made
 
 
+class TestAnswers:
+    async def test_the_notebook_of_whoever_asked_hears_at_once(self, team: Team) -> None:
+        hub = team.world.hub
+        assert (await hub.start("ann", "demo", {"workspace": "demo"}))[0] == 201
+        launch = hub.servers["ann", "demo"].plan.launch_id
+        first, second = (await team.ask())["request"]["request_id"], (await team.ask(package="keras"))["request"]
+        async with team.world.client(token=hub.server_token("ann", "demo")) as client:
+            asked = await client.get(f"/launches/{launch}/notices")
+            assert asked.json() == {"notices": []}
+            seen = asked.headers["ETag"].strip('"')
+            waiting = asyncio.create_task(client.get(f"/launches/{launch}/notices", params={"wait": 20, "seen": seen}))
+            await asyncio.sleep(0)
+            await team.approve(first, all=True, reason="fine.")
+            (notice,) = (await asyncio.wait_for(waiting, 10)).json()["notices"]
+            assert notice["message"] == "tensorflow is approved by kim: fine. Install it now, no restart is needed."
+            await team.call("kim", "POST", f"/requests/{second['request_id']}/deny", {"reason": "too large"})
+            (notice,) = (await client.get(f"/launches/{launch}/notices")).json()["notices"]
+        assert notice["message"].startswith("keras is denied by kim: too large. tensorflow is approved")
+
+    async def test_for_others_of_the_workspace_it_is_no_news(self, team: Team) -> None:
+        made = (await team.ask("ann"))["request"]["request_id"]
+        await team.approve(made, all=True)
+        hub = team.world.hub
+        told = {}
+        for name in ("ann", "bob"):
+            await hub.start(name, "demo", {"workspace": "demo"})
+            launch = hub.servers[name, "demo"].plan.launch_id
+            async with team.world.client(token=hub.server_token(name, "demo")) as client:
+                told[name] = len((await client.get(f"/launches/{launch}/notices")).json()["notices"])
+        assert told == {"ann": 1, "bob": 0}
+
+
 class TestReviewers:
     async def test_who_is_named_sees_what_waits(self, team: Team) -> None:
         await team.ask()

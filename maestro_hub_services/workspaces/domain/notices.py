@@ -11,6 +11,7 @@ from maestro_hub_services.store import LaunchRow, Unit
 
 from ..authority import Authority
 from .access import role_in
+from .answers import answered
 
 
 async def notices_of(authority: Authority, unit: Unit, launch: LaunchRow, user: UserRef) -> Notices:
@@ -69,4 +70,5 @@ KINDS: tuple[Callable[[Authority, Unit, LaunchRow, UserRef], Awaitable[Notice | 
     _role_gone,
     _role_higher,
     _idle,
+    answered,
 )

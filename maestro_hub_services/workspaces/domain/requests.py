@@ -209,7 +209,7 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
                 request_id=row.id,
                 until=approval.until,
             )
-        await _decide(authority, unit, caller, row, "approved", approval.reason)
+        woken = await _decide(unit, caller, row, "approved", approval.reason)
         await unit.events.append(
             "package_approved",
             caller.name,
@@ -222,20 +222,24 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
             reason=approval.reason,
         )
         if approval.everywhere:
-            await _answer_the_same(authority, unit, caller, row, approval)
-        return await _view(authority, unit, caller, await _again(unit, row))
+            woken += await _answer_the_same(authority, unit, caller, row, approval)
+        found = await _view(authority, unit, caller, await _again(unit, row))
+    _wake(authority, woken)
+    return found
 
 
 async def _answer_the_same(
     authority: Authority, unit: Unit, caller: Caller, decided: RequestRow, approval: Approval
-) -> None:
-    """What waits in other workspaces and is allowed now is answered too."""
+) -> list[str]:
+    """What waits in other workspaces and is allowed now is answered too; the launches to be woken."""
+    woken: list[str] = []
     for row in await unit.requests.all_pending():
         if (row.package, row.channel) != (decided.package, decided.channel):
             continue
         policy = await compiled(authority, unit, await unit.workspaces.get(row.workspace_id))
         if verdict_on(policy, row.package, row.version, row.channel).allowed:
-            await _decide(authority, unit, caller, row, "approved", approval.reason)
+            woken += await _decide(unit, caller, row, "approved", approval.reason)
+    return woken
 
 
 async def deny(authority: Authority, caller: Caller, request_id: str, denial: Denial) -> RequestView:
@@ -246,7 +250,7 @@ async def deny(authority: Authority, caller: Caller, request_id: str, denial: De
     """
     async with authority.store.write() as unit:
         row, place = await _to_decide(authority, unit, caller, request_id)
-        await _decide(authority, unit, caller, row, "denied", denial.reason)
+        woken = await _decide(unit, caller, row, "denied", denial.reason)
         await unit.events.append(
             "package_denied",
             caller.name,
@@ -255,7 +259,9 @@ async def deny(authority: Authority, caller: Caller, request_id: str, denial: De
             package=shown(row.package, row.version, row.channel),
             reason=denial.reason,
         )
-        return await _view(authority, unit, caller, await _again(unit, row))
+        found = await _view(authority, unit, caller, await _again(unit, row))
+    _wake(authority, woken)
+    return found
 
 
 async def withdraw(authority: Authority, caller: Caller, request_id: str) -> None:
@@ -358,15 +364,17 @@ async def _again(unit: Unit, row: RequestRow) -> RequestRow:
     return await unit.requests.get(row.id) or row
 
 
-async def _decide(
-    authority: Authority, unit: Unit, caller: Caller, row: RequestRow, status: RequestStatus, answer: str
-) -> None:
-    """Note the decision, and wake the notebooks of those who asked."""
+async def _decide(unit: Unit, caller: Caller, row: RequestRow, status: RequestStatus, answer: str) -> list[str]:
+    """Note the decision; the launches of those who asked, to be woken once it is kept."""
     await unit.requests.decide(row.id, status, caller.name, answer)
     asked = {(one.user, one.user_created) for one in (await unit.requests.askers([row.id]))[row.id]}
-    for launch in await unit.launches.in_workspace(row.workspace_id):
-        if (launch.user, launch.user_created) in asked:
-            authority.bell.ring(launch.id)
+    launches = await unit.launches.in_workspace(row.workspace_id)
+    return [launch.id for launch in launches if (launch.user, launch.user_created) in asked]
+
+
+def _wake(authority: Authority, launches: Iterable[str]) -> None:
+    for launch_id in launches:
+        authority.bell.ring(launch_id)
 
 
 # -- how it looks ------------------------------------------------------------------------------------------------------
