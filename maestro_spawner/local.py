@@ -38,6 +38,8 @@ REPORT_SECONDS = 15.0
 LISTEN_PAUSE = 0.05
 #: how ``maestro-singleuser`` says why it cannot start; nothing of the user's has run by then
 SAID = "maestro-singleuser: "
+#: of its log, in which that is looked for while it starts
+SHOWN_BYTES = 16 * 1024
 
 
 class MaestroLocalSpawner(MaestroMixin, Spawner):
@@ -222,7 +224,9 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     async def _listening(self, plan: LaunchPlan) -> None:
         """Wait until the server takes connections; the Hub limits the time (``start_timeout``)."""
+        told = 0
         while True:
+            told = await asyncio.to_thread(self._tell_what_it_says, told)
             code = await self._exit_code()
             if code is not None:
                 said = next((line for line in reversed(await self._log_tail()) if line.startswith(SAID)), "")
@@ -395,6 +399,23 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
     def _log_file(self) -> Path:
         name = home_directory_name(self.user.name, self.name)
         return Path(self.state_dir) / "log/servers" / f"{name}.log"
+
+    def _tell_what_it_says(self, told: int) -> int:
+        """Show the progress page what ``maestro-singleuser`` has said since; blocks shortly.
+
+        Args:
+            told: lines that were looked at; the answer is their number now.
+        """
+        try:
+            with open(self._log_file(), "rb") as log:
+                whole, _, _ = log.read(SHOWN_BYTES).rpartition(b"\n")
+        except OSError:
+            return told
+        lines = whole.decode(errors="replace").splitlines()
+        for line in lines[told:]:
+            if said := line.removeprefix(SAID)[:200] if line.startswith(SAID) else "":
+                self.steps.add(65, said[:1].upper() + said[1:])
+        return len(lines)
 
     async def _log_tail(self) -> list[str]:
         """What the server said last; also into the Hub's log."""

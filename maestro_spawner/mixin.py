@@ -200,6 +200,8 @@ class MaestroMixin(_Spawner):
             raise Refusal(error) from None
         self.mem_limit, self.cpu_limit = plan.resources.memory, plan.resources.cpu
         self.steps.add(10, f"Admitted to {plan.workspace.name} as {plan.role.value}: {plan.resources.show()}")
+        if plan.environment_version:
+            self.steps.add(15, f"It starts with version {plan.environment_version} of the workspace's environment")
         return plan
 
     def came_up(self) -> None:

@@ -101,7 +101,12 @@ def _log(outcome: Outcome) -> None:
     told = f"{outcome.packages} packages in {outcome.seconds:g} s"
     if outcome.problem or outcome.missing or outcome.unfinished:
         told += f"; {outcome.problem or 'not complete'}; missing: {', '.join(outcome.missing) or 'nothing'}"
-    print(f"maestro-singleuser: version {outcome.version} of the environment: {told}", file=sys.stderr)
+    _say(f"version {outcome.version} of the environment: {told}")
+
+
+def _say(text: str) -> None:
+    """A line for the log, and for the Hub's progress page (``maestro_spawner.local.SAID``)."""
+    print(f"maestro-singleuser: {text}", file=sys.stderr, flush=True)
 
 
 class _Build:
@@ -123,6 +128,7 @@ class _Build:
         self._outcome.requirements = list(what["requirements"])
         self._outcome.python_version = what.get("python_version")
         packages = what["packages"] if what["complete"] else self._resolved(what, target)
+        _say(f"installing {len(packages)} packages of version {self._outcome.version} of the workspace's environment")
         try:
             if packages:
                 self._uv.install(packages)
@@ -140,7 +146,7 @@ class _Build:
             try:
                 packages = self._record.deposit(self._outcome.version, target, packages)["packages"]
             except NotTold as error:
-                print(f"maestro-singleuser: the lock was not kept: {error}", file=sys.stderr)
+                _say(f"the lock was not kept: {error}")
         if what.get("locked_for") not in (None, target):
             self._outcome.moved = _moved(before, {it["name"]: it["version"] for it in packages} | self._shared(before))
         return packages

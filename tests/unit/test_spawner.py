@@ -576,3 +576,17 @@ async def test_the_log_of_a_server_that_runs_is_cut(url: str, tmp_path: Path, mo
     spawner._log_file().write_text("more than ten")
     assert await spawner.poll() is None
     assert spawner._log_file().read_text() == ""
+
+
+async def test_what_the_start_says_is_shown_once_and_only_what_it_says(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    shown = SimpleNamespace(_log_file=lambda: log, steps=Steps())
+    tell = MaestroLocalSpawner._tell_what_it_says
+    assert tell(shown, 0) == 0
+    log.write_text("maestro-singleuser: installing 30 packages\nTraceback\nmaestro-singleuser: half a li")
+    told = tell(shown, 0)
+    assert tell(shown, told) == told == 2
+    log.write_text(log.read_text() + "ne\n")
+    assert tell(shown, told) == 3
+    shown.steps.finish()
+    assert [step["message"] async for step in shown.steps.follow()] == ["Installing 30 packages", "Half a line"]
