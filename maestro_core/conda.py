@@ -60,7 +60,7 @@ def is_trusted(policy: CompiledPolicy, channel: str) -> bool:
 
 def channel_verdict(policy: CompiledPolicy, channel: str) -> Verdict:
     """The verdict on a channel as a whole: allowed too where a rule allows some package of it by name."""
-    named = any(rule.channel == channel and rule.action is Action.ALLOW for rule in policy.rules)
+    named = any(rule.channel == channel and policy.channels.opened_by(rule) for rule in policy.rules)
     if named or is_trusted(policy, channel):
         return Verdict(Action.ALLOW)
     return decide(policy, "any-package", None, channel)
@@ -79,7 +79,7 @@ def has_varied_fates(policy: CompiledPolicy, channel: str, name: str) -> bool:
         return True
     if is_trusted(policy, channel):
         return not policy.is_uniform(normal, channel)
-    return any(rule.channel and rule.action is Action.ALLOW for rule in policy.rules_for(normal, channel))
+    return any(map(policy.channels.opened_by, policy.rules_for(normal, channel)))
 
 
 def _is_stranger(policy: CompiledPolicy, channel: str, name: str) -> bool:

@@ -496,12 +496,24 @@ class Sdists(BaseModel):
 
 
 class Channels(BaseModel):
-    """The conda channels that may be used, and which level says so."""
+    """The conda channels that may be used, and which level says so.
+
+    Attributes:
+        most: what an admin wrote: no workspace trusts, or opens by a rule, what is not among them. None: nothing was
+            written, and a workspace may name others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...] = TRUSTED_CHANNELS
     level: Level = "global"
+    most: tuple[str, ...] | None = None
+
+    def opened_by(self, rule: Rule) -> bool:
+        """Whether a rule opens a package of a channel that is not trusted: one that allows it there by name."""
+        if rule.channel is None or rule.action is not Action.ALLOW:
+            return False
+        return rule.level == "global" or self.most is None or rule.channel in self.most
 
 
 class Known(Protocol):
@@ -702,11 +714,12 @@ def _sdists(policies: Mapping[Level, PackagePolicy]) -> Sdists:
 
 
 def _channels(policies: Mapping[Level, PackagePolicy]) -> Channels:
-    found = Channels()
-    for level, policy in policies.items():
-        if policy.trusted_channels is not None:
-            found = Channels(names=policy.trusted_channels, level=level)
-    return found
+    most, own = policies["global"].trusted_channels, None
+    if "workspace" in policies:
+        own = policies["workspace"].trusted_channels
+    if own is None:
+        return Channels(most=most) if most is None else Channels(names=most, most=most)
+    return Channels(names=tuple(name for name in own if most is None or name in most), level="workspace", most=most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,7 +767,7 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     for rule in said:
         if rule.action is Action.BLOCK:
             return _blocked(policy, rule, name, version)
-    if _untrusted(policy, channel) and not any(rule.channel and rule.action is Action.ALLOW for rule in said):
+    if _untrusted(policy, channel) and not any(map(policy.channels.opened_by, said)):
         return _not_trusted(policy, channel)
     allowed = [rule.text for rule in about if rule.action is Action.ALLOW and rule.specifier]
     if said:
@@ -888,7 +901,10 @@ def _approval(level: Level, allowed: list[str]) -> str:
 
 
 def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:
-    level, names = policy.channels.level, ", ".join(policy.channels.names) or "none"
+    known, level = policy.channels.names, policy.channels.level
+    if policy.channels.most is not None and channel not in policy.channels.most:
+        known, level = policy.channels.most, "global"
+    names = ", ".join(known) or "none"
     sentence = (
         f"The channel {channel} is not trusted by {_who(policy, level)} (trusted_channels: {names}). "
         f"Take a trusted channel or ask {_whom(level)} to trust this one."

@@ -34,7 +34,7 @@ ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
     (r"simple/?", NamesHandler),
     (r"simple/([^/]+)/?", ProjectHandler),
     (r"files/([^/]+)/([^/]+)/([^/]+)", FileHandler),
-    (r"conda/t/([^/]+)/(.+)/([^/]+)/([^/]+)", CondaHandler),
+    (r"conda/t/([^/]+)/(.+)", CondaHandler),
     (r"denials", DenialsHandler),
 )
 _MAX_REQUEST_BYTES = 64 * 1024

@@ -121,8 +121,12 @@ class TestRepodata:
         upstream["info"] |= {"base_url": f"{room.channels.url}{FORGE}/noarch", "channel_relations": {"base": "../x"}}
         upstream["packages.whl"] = {"evil-1-0.whl": {"name": "evil", "url": "http://elsewhere/evil.whl"}}
         upstream["packages.conda"][filename]["url"] = "http://elsewhere/numpy.conda"
-        upstream["packages.conda"]["good-1-0.conda"] = conda_kit.index_json("evil", "1")
-        upstream["packages.conda"]["g\u043e\u043ed-1-0.conda"] = conda_kit.index_json("g\u043e\u043ed", "1")
+        digest = {"sha256": "0" * 64}
+        upstream["packages.conda"] |= {
+            "good-1-0.conda": conda_kit.index_json("evil", "1") | digest,
+            "g\u043e\u043ed-1-0.conda": conda_kit.index_json("g\u043e\u043ed", "1") | digest,
+            "unverified-1-0.conda": conda_kit.index_json("unverified", "1"),
+        }
         document = await room.document()
         assert set(document) == {"info", "packages", "packages.conda", "removed", "repodata_version"}
         assert document["info"] == {"subdir": "noarch"}
@@ -155,7 +159,7 @@ class TestRepodata:
 
     async def test_unknown_channels_and_folders(self, room: Room) -> None:
         room.channels.add("numpy", "2.1")
-        for path in (f"{FORGE}/win-64", "nvidia/noarch", "pypi/noarch", f"{FORGE}/Linux"):
+        for path in (f"{FORGE}/win-64", "nvidia/noarch", "pypi/noarch", f"{FORGE}/Linux", FORGE, "x"):
             answer = await room.get(f"{path}/repodata.json.zst")
             assert (answer.status_code, answer.headers["content-type"][:10]) == (404, "text/plain"), path
 
@@ -331,6 +335,13 @@ class TestUpstream:
         async with opened(room):
             assert newer in await room.records()
 
+    async def test_what_has_left_the_cache_is_fetched_again(self, room: Room) -> None:
+        filename = room.channels.add("numpy", "2.1")
+        await room.records()
+        for path in (room.state / "packages").glob("??/*.catalog"):
+            path.unlink()
+        assert (await room.get(f"{FORGE}/noarch/{filename}")).status_code == 200
+
     async def test_a_channel_with_a_place_of_its_own_and_a_folder(self, room: Room, tmp_path: Path) -> None:
         room.channels.add("tool", "1.0", channel="elsewhere")
         document, folder = room.channels.document("elsewhere"), tmp_path / "internal" / "noarch"
@@ -451,7 +462,9 @@ class TestModel:
         document: dict[str, Any] = {"packages": {}, "packages.conda": {}}
         for name, version, old in packages:
             listed, ending = ("packages", "tar.bz2") if old else ("packages.conda", "conda")
-            document[listed][f"{name}-{version}-0.{ending}"] = conda_kit.index_json(name, version, ("libblas",))
+            document[listed][f"{name}-{version}-0.{ending}"] = conda_kit.index_json(name, version, ("libblas",)) | {
+                "md5": "0"
+            }
         source, body, catalog, view = (room / name for name in ("source", "body", "catalog", "view"))
         source.write_text(json.dumps(document))
         repodata.take_in(source, False, "noarch", body, catalog)

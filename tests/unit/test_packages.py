@@ -166,6 +166,16 @@ class TestChannels:
         assert decide(rules, "numpy", channel="company-internal").allowed
         assert decide(rules, "numpy", channel="conda-forge").action is BLOCK
 
+    def test_no_workspace_opens_a_channel_that_the_admins_list_has_not(self) -> None:
+        own = {"trusted_channels": ["conda-forge", "bioconda"], "allowlist": ["nvidia::cuda"]}
+        rules = policy(own, trusted_channels=["conda-forge", "pytorch"])
+        assert decide(rules, "numpy", channel="conda-forge").allowed
+        narrowed = decide(rules, "torch", channel="pytorch")
+        assert "not trusted by the policy of workspace demo (trusted_channels: conda-forge)" in narrowed.reason
+        for channel, name in (("bioconda", "samtools"), ("nvidia", "cuda")):
+            verdict = decide(rules, name, channel=channel)
+            assert "by the global policy (trusted_channels: conda-forge, pytorch)" in verdict.reason
+
     def test_a_rule_that_names_a_channel_opens_it_for_that_package(self) -> None:
         rules = policy(allowlist=["bioconda::samtools"])
         assert decide(rules, "samtools", channel="bioconda").allowed

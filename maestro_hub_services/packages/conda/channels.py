@@ -34,12 +34,15 @@ from ..upstream import MIN_FRESH, freshness
 from .catalog import Entry, find, make_plan
 from .condarc import CondaConfig, read_conda_config
 from .places import Place, may_name
+from .repodata import MAX_BYTES
 from .worker import WorkerError, run
 
 _log = logging.getLogger(__name__)
 
 #: part of every name on disk: raised when what is written changes
 _FORMAT = "1"
+#: what is made of repodata
+_PARTS = ("body", "catalog")
 _NOT_HERE = (403, 404, 410)
 _WRITE = 1024**2
 #: folders, and plans; what is forgotten is read from disk again
@@ -113,7 +116,7 @@ class Channels:
         """
         url = f"{place.address(channel).rstrip('/')}/{subdir}/"
         known, fresh_until = self._folders.get(url, (None, 0.0))
-        if known is not None and time.monotonic() < fresh_until:
+        if known is not None and time.monotonic() < fresh_until and await self._is_here(known):
             return known
         return await shared(self._refreshing, url, lambda: self._refresh(place, url, subdir, known))
 
@@ -177,7 +180,7 @@ class Channels:
         forms = ("repodata.json.zst", "repodata.json")
         for form in sorted(forms, key=lambda it: known is not None and it != known.form):
             headers = {"Accept-Encoding": "identity"}
-            if known is not None and known.form == form and await self._cache.find(f"{known.stamp}.body"):
+            if known is not None and known.form == form and await self._is_here(known):
                 headers |= {"If-None-Match": known.etag} if known.etag else {}
                 headers |= {"If-Modified-Since": known.modified} if known.modified else {}
             async with place.http.get(url + form, headers, place.may_visit) as response:
@@ -211,6 +214,7 @@ class Channels:
         """The body in a file, and its SHA-256."""
         handle, draft = self._cache.draft()
         digest = hashlib.sha256()
+        size = 0
 
         def store(content: bytes) -> None:
             digest.update(content)
@@ -220,6 +224,9 @@ class Channels:
 
         try:
             async for part in response.aiter_raw(_WRITE):
+                size += len(part)
+                if size > MAX_BYTES:
+                    raise away(url, "sent repodata of more than 2 GiB")
                 await asyncio.to_thread(store, part)
         except BaseException as error:
             draft.unlink(missing_ok=True)
@@ -235,7 +242,7 @@ class Channels:
     ) -> Folder:
         """Clean repodata and write down its files, unless that has been done for this content."""
         try:
-            if known is not None and known.stamp == folder.stamp and await self._is_whole(known):
+            if known is not None and known.stamp == folder.stamp and await self._is_here(known):
                 folder = replace(folder, files=known.files)
             else:
                 folder = await self._work_on(folder, source, subdir)
@@ -246,7 +253,7 @@ class Channels:
         return folder
 
     async def _work_on(self, folder: Folder, source: Path, subdir: str) -> Folder:
-        drafts = {part: self._empty_draft() for part in ("body", "catalog")}
+        drafts = {part: self._empty_draft() for part in _PARTS}
         packed = folder.form.endswith(".zst")
         task = {"do": "take_in", "source": str(source), "packed": packed, "subdir": subdir}
         try:
@@ -284,16 +291,16 @@ class Channels:
             folder = Folder(**json.loads(await asyncio.to_thread(path.read_bytes)))
         except (OSError, ValueError, TypeError):
             return None
-        return folder if not folder.form or await self._is_whole(folder) else None
+        return folder if await self._is_here(folder) else None
 
-    async def _is_whole(self, folder: Folder) -> bool:
-        return all([await self._cache.find(f"{folder.stamp}.{part}") for part in ("body", "catalog")])
+    async def _is_here(self, folder: Folder) -> bool:
+        """Whether what was made of it is on disk; of a folder without repodata nothing is."""
+        return not folder.form or all([await self._cache.find(f"{folder.stamp}.{part}") for part in _PARTS])
 
     async def _present(self, folder: Folder, part: str) -> Path:
         path = await self._cache.find(f"{folder.stamp}.{part}")
         if path is None:
-            self._folders.pop(folder.url, None)  # the next request fetches it anew
-            raise away(folder.url, "was just asked anew, since its repodata had left the cache")
+            raise away(folder.url, "has more repodata than the cache holds (an admin sets 'index: cache:')")
         return path
 
     # What a policy makes of it.

@@ -31,10 +31,10 @@ _CHUNK = 1024**2
 class CondaHandler(DeliveryHandler):
     """``/conda/t/<token>/<channel>/<subdir>/<file>``: everything that a conda client asks for."""
 
-    async def get(self, token: str, channel: str, subdir: str, filename: str) -> None:
+    async def get(self, token: str, path: str) -> None:
         owner = await self.index.authority.owner(token)
         policy = await self.index.authority.policy(owner.workspace)
-        channel, subdir = _checked(channel, subdir)
+        channel, subdir, filename = _parts(path)
         verdict = channel_verdict(policy, channel)
         package = parse_file_name(filename)
         if not verdict.allowed:
@@ -119,9 +119,15 @@ class CondaHandler(DeliveryHandler):
         await self.send_file(place.downloads, wanted, place.may_visit_for(wanted))
 
 
-def _checked(channel: str, subdir: str) -> tuple[str, str]:
+def _parts(path: str) -> tuple[str, str, str]:
+    """Channel, platform's folder and file.
+
+    Raises:
+        tornado.web.HTTPError: 404 for what cannot be a file of a channel (``notices.json`` of a channel, for one).
+    """
+    channel, _, rest = path.rpartition("/")[0].rpartition("/")
     try:
-        return conda_channel(channel), check_subdir(subdir)
+        return conda_channel(channel), check_subdir(rest), path.rpartition("/")[2]
     except ValueError as error:
         raise web.HTTPError(404, reason=reason_phrase(f"{error}.")) from None
 

@@ -68,7 +68,8 @@ def take_in(source: Path, packed: bool, subdir: str, body: Path, catalog: Path) 
     """Clean a channel's repodata for showing, and write down its files.
 
     A record stays as it is, byte for byte, unless it leads elsewhere. One whose file's name is not made of its own
-    name, version and build is left out: a client would take one package for another.
+    name, version and build is left out, since a client would take one package for another; and one without a hash, by
+    which its file could be verified.
 
     Args:
         source: as upstream sent it; packed: as zstd.
@@ -157,6 +158,8 @@ def _read(filename: str, raw: msgspec.Raw) -> _Record | None:
     try:
         record = _records.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if not record.sha256 and not record.md5:
         return None
     stem = f"{record.name}-{record.version}-{record.build}"
     if filename not in (f"{stem}.conda", f"{stem}.tar.bz2") or parse_file_name(filename) is None:
