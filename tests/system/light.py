@@ -1,7 +1,8 @@
 """A running Maestro whose servers are light ones, so that many start at once, late, or never.
 
 What a server does goes by its name: ``late-...`` opens its port when :meth:`LightHouse.open` lets it, ``never-...``
-never does (and the Hub gives it up after :data:`GIVE_UP_SECONDS`), every other one at once.
+never does (and the Hub gives it up after :data:`GIVE_UP_SECONDS`), ``real-...`` is JupyterLab, every other one
+opens it at once.
 """
 
 from __future__ import annotations
@@ -43,19 +44,23 @@ http.server.ThreadingHTTPServer(("127.0.0.1", address.port), Handler).serve_fore
 CONFIG = """
 load_subconfig({config!r})
 
-def hurry(spawner):
+def by_name(spawner):
     if spawner.name.startswith("never"):
         spawner.start_timeout = {give_up}
+    if spawner.name.startswith("real"):
+        spawner.cmd = [{python!r}, "-P", "-m", "server_extension.start"]
 
 # a 429 of the Hub's own would leave no event: here the quotas alone hold
 c.JupyterHub.concurrent_spawn_limit = 0
 c.JupyterHub.active_server_limit = 0
-c.Spawner.pre_spawn_hook = hurry
+c.Spawner.pre_spawn_hook = by_name
 c.MaestroLocalSpawner.cmd = [{python!r}, "-P", "-c", {server!r}]
 """
 
 POLICY = """
-profiles: [{name: small, cpu: 1, memory: 1Gi}]
+profiles:
+  - {name: small, cpu: 1, memory: 1Gi}
+  - {name: brief, cpu: 1, memory: 1Gi, idle: 1}
 quotas:
   everyone: {max_concurrent_notebooks: 3}
   groups: {many: {max_concurrent_notebooks: 50}}
@@ -83,7 +88,7 @@ class LightHouse:
         self.state = folder / "state"
         self._start = lambda **ports: new_run(
             "--config", str(config), state=self.state, MAESTRO_SERVICES="workspaces", MAESTRO_POLICY=str(policy),
-            MAESTRO_STORE_DB=store_db, **ports,
+            MAESTRO_STORE_DB=store_db, MAESTRO_CULL_SECONDS="2", **ports,
         )  # fmt: skip
         self.maestro = Maestro(self._start())
 

@@ -23,7 +23,7 @@ from maestro_spawner import host
 from tests.postgres import Postgres, binaries, running_postgres
 from tests.system.house import Run, until
 from tests.system.light import GIVE_UP_SECONDS, LightHouse
-from tests.system.singleuser import prefix
+from tests.system.singleuser import NotebookServer, prefix
 
 pytestmark = [
     pytest.mark.bwrap,
@@ -182,6 +182,48 @@ class TestAStartThatIsGivenUp:
         never = Late(house, house.api(house.token("cal")), "never-up")
         until(lambda: never.status == "ended", GIVE_UP_SECONDS + HELD_SECONDS, "it still counts")
         assert not never.alive
+
+
+class TestIdleServers:
+    def test_are_warned_and_stopped_unless_they_are_kept_or_work(self, house: LightHouse) -> None:
+        """Three notebook servers of a profile that idles for one minute, so that the warning comes after half of it.
+
+        They are looked at from outside: a request to a server is use of it.
+        """
+        token = house.token("ida", "many")
+        api = house.api(token)
+        ask = {"workspace": "personal", "profile": "brief"}
+        names = ("real-kept", "real-busy", "real-idle")
+        with ThreadPoolExecutor(len(names)) as pool:
+            answers = list(pool.map(lambda name: api.post("launches", json=ask | {"server_name": name}), names))
+        sessions = {name: answer.json()["session_id"] for name, answer in zip(names, answers, strict=True)}
+
+        def launch(name: str) -> dict[str, Any]:
+            return dict(api.get(f"launches/{sessions[name]}").json())
+
+        def notebook(name: str) -> NotebookServer:
+            return NotebookServer(f"{house.maestro.url}user/ida/{name}/", token=token)
+
+        def warnings(name: str) -> list[str]:
+            notices = notebook(name).api("GET", "maestro/notices").json()["notices"]
+            return [notice["action"] for notice in notices if notice["kind"] == "cull"]
+
+        until(lambda: all(launch(name)["status"] == "running" for name in names), 90, "they do not start")
+        work = notebook("real-busy").open_notebook("work.ipynb").run("import time; time.sleep(600)")
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(work, 3))
+
+        until(lambda: launch("real-kept")["ends_at"], 60, "nobody is warned")
+        assert until(lambda: warnings("real-kept"), 10, "the notebook is not told") == ["keep"]
+        assert notebook("real-kept").api("POST", "maestro/keep", json={}).is_success
+        assert launch("real-kept")["ends_at"] is None
+        assert until(lambda: not warnings("real-kept"), 10, "the notebook still shows it")
+
+        until(lambda: launch("real-idle")["status"] == "ended", 75, "the idle one goes on")
+        assert launch("real-idle")["ended_reason"] == "nobody used it for 1 minute"
+        assert not house.processes("real-idle")
+        assert [launch(name)["status"] for name in ("real-kept", "real-busy")] == ["running", "running"]
+        stop_all(api)
 
 
 class Outage:
