@@ -79,6 +79,7 @@ class PackageAsk(BaseModel):
         version: a version or a range; kept as a specifier, empty for any.
         channel: ``pypi`` or a conda channel.
         reason: what it is for; for the reviewer.
+        install: where it is allowed, and the asker may install, it becomes part of the workspace's environment.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +88,7 @@ class PackageAsk(BaseModel):
     version: str = Field(default="", max_length=100)
     channel: str = Field(default=PYPI, max_length=100)
     reason: Reason = ""
+    install: bool = True
 
     @model_validator(mode="before")
     @classmethod

@@ -47,7 +47,7 @@ class PackageRequests:
         Raises:
             MaestroError: ``package_blocked``; ``conflict`` with too many requests pending; as :meth:`check`.
         """
-        asked = read_model(PackageAsk, {"package": package, "version": version, "reason": reason})
+        asked = read_model(PackageAsk, {"package": package, "version": version, "reason": reason, "install": False})
         path = f"/workspaces/{segment(self._place(workspace))}/packages"
         return PackageAnswer.model_validate(self._api.post(path, asked.model_dump()))
 

@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
+from maestro_core.environments import EnvironmentView, PackageShown
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
@@ -100,6 +101,9 @@ class FakeDesk:
     archived_ones: list[WorkspaceView] = field(default_factory=list)
     used: WorkspaceUsage = field(default_factory=lambda: WorkspaceUsage(workspace="demo"))
     sampled: dict[str, UsagePoint] = field(default_factory=dict)
+    installed: EnvironmentView = field(
+        default_factory=lambda: EnvironmentView(workspace="demo", version=0, parent=0, author="", at=None, current=0)
+    )
     invited: list[Invitation] = field(default_factory=list)
     report: PurgeReport = field(
         default_factory=lambda: PurgeReport(
@@ -127,6 +131,9 @@ class FakeDesk:
 
     async def members(self, name: str) -> list[Member]:
         return self.people
+
+    async def environment(self, name: str) -> EnvironmentView:
+        return self.installed
 
     async def limits(self, name: str) -> list[LimitView]:
         if self.limits_refusal is not None:
@@ -745,6 +752,21 @@ async def test_an_unknown_workspace_is_a_page_with_one_sentence(world: World) ->
         assert answer.status_code == 404
         assert "There is no such workspace that you belong to." in browser.text()
     assert (await browser.get("no/such/page")).status_code == 404
+
+
+async def test_the_workspace_page_shows_the_packages_of_its_environment(world: World) -> None:
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    assert "Nothing was installed yet" in browser.text()
+    packages = (PackageShown(name="pygments", version="2.0"), PackageShown(name="rich", version="13.2"))
+    world.desk.installed = EnvironmentView(
+        workspace="demo", version=4, parent=3, author="bob", at=NOW, current=4, reason="<plots>",
+        requirements=("rich<14",), packages=packages, settled=False,
+    )  # fmt: skip
+    await browser.get("w/demo")
+    text = browser.text()
+    assert "Version 4 of the environment, by bob," in text and ": <plots>." in text and "2 packages" in text
+    assert "rich 13.2 rich<14" in text and "pygments 2.0 –" in text and "finds out which versions" in text
 
 
 async def test_a_mistake_in_the_policy_leaves_the_workspace_page_standing(world: World) -> None:

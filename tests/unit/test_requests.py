@@ -90,10 +90,17 @@ async def team(tmp_path: Path) -> AsyncIterator[Team]:
 
 
 class TestAsking:
-    async def test_what_is_allowed_is_said_to_be(self, team: Team) -> None:
+    async def test_what_is_allowed_becomes_part_of_the_environment(self, team: Team) -> None:
         answer = await team.ask(package="numpy", version="1.24.0")  # as the second seed writes it
         assert (answer["status"], answer["answer"], answer["version"]) == (200, "allowed", "==1.24.0")
+        assert answer["message"].startswith("numpy==1.24.0 is part of demo: version 1 of its environment")
+        environment = (await team.call("ann", "GET", "/workspaces/demo/environment")).json()
+        assert environment["requirements"] == ["numpy==1.24.0"]
+
+    async def test_who_asks_only_whether_it_may_be_installed_is_told_so(self, team: Team) -> None:
+        answer = await team.ask(package="numpy", version="1.24.0", install=False)
         assert answer["message"] == "numpy==1.24.0 may be installed in demo."
+        assert (await team.call("ann", "GET", "/workspaces/demo/environment")).json()["version"] == 0
 
     async def test_what_is_blocked_is_refused_with_the_policys_sentence(self, team: Team) -> None:
         answer = await team.ask(package="Requests")

@@ -25,14 +25,13 @@ from maestro_core.environments import (
     name_of,
 )
 from maestro_core.errors import MaestroError
-from maestro_core.packages import decide
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import EnvironmentRow, LockRow, Unit, WorkspaceRow
 
 from ..authority import Authority
 from ..identity import Caller
 from .access import opened
-from .packages import package_policy
+from .packages import package_policy, verdict_on
 
 #: versions that the history shows
 SHOWN = 100
@@ -222,8 +221,7 @@ async def _check_policy(authority: Authority, workspace: WorkspaceRow, requireme
     policy = await package_policy(authority, workspace.name)
     for text in requirements:
         wanted = Requirement(text)
-        pins = [it.version for it in wanted.specifier if it.operator == "==" and not it.version.endswith("*")]
-        verdict = decide(policy, wanted.name, pins[0] if pins else None)
+        verdict = verdict_on(policy, wanted.name, str(wanted.specifier))
         if not verdict.allowed:
             raise MaestroError(
                 "package_blocked", verdict.reason, {"package": name_of(text), "action": verdict.action.value}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from maestro_core.environments import MAX_REASON as MAX_LINE
+from maestro_core.environments import EnvironmentChange
 from maestro_core.errors import MaestroError
-from maestro_core.packages import Action, Verdict
+from maestro_core.packages import PYPI, Action, Verdict
 from maestro_core.requests import (
     MAX_PENDING,
     Approval,
@@ -22,11 +24,13 @@ from maestro_core.requests import (
     major_range,
     shown,
 )
-from maestro_hub_services.store import AskerRow, RequestRow, RuleRow, Unit, WorkspaceRow
+from maestro_core.roles import may
+from maestro_hub_services.store import AskerRow, EnvironmentRow, RequestRow, RuleRow, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import now
 
 from ..authority import Authority
 from ..identity import Caller
+from . import environments
 from .access import opened, own_workspaces, role_in
 from .packages import compiled, verdict_on
 from .reviewing import held_back, review_of
@@ -42,8 +46,11 @@ async def ask(authority: Authority, caller: Caller, workspace: str, asked: Packa
     async with opened(authority, caller, workspace, "read", write=True) as (unit, standing):
         place = standing.workspace
         verdict = verdict_on(await compiled(authority, unit, place), asked.package, asked.version, asked.channel)
-        row = None
-        if verdict.action is Action.ASK:
+        row = installed = None
+        if verdict.allowed and asked.install and asked.channel == PYPI and may(standing.role, "install_packages"):
+            change = EnvironmentChange(add=(asked.shown,), reason=asked.reason[:MAX_LINE])
+            installed = await environments.record(unit, place, caller.name, change)
+        elif verdict.action is Action.ASK:
             row = await _join(unit, caller, place, asked, verdict)
         elif verdict.action is Action.BLOCK:
             await unit.events.append(
@@ -63,13 +70,22 @@ async def ask(authority: Authority, caller: Caller, workspace: str, asked: Packa
         version=asked.version,
         channel=asked.channel,
         answer="allowed" if view is None else "requested",
-        message=(
-            f"{asked.shown} may be installed in {place.name}."
-            if view is None
-            else f"{verdict.reason.partition('. ')[0]}. A reviewer is asked: request {view.request_id}."
-        ),
+        message=_answer(asked, place.name, verdict, installed, view),
         rule=verdict.rule,
         request=view,
+    )
+
+
+def _answer(
+    asked: PackageAsk, workspace: str, verdict: Verdict, installed: EnvironmentRow | None, view: RequestView | None
+) -> str:
+    if view is not None:
+        return f"{verdict.reason.partition('. ')[0]}. A reviewer is asked: request {view.request_id}."
+    if installed is None:
+        return f"{asked.shown} may be installed in {workspace}."
+    return (
+        f"{asked.shown} is part of {workspace}: version {installed.number} of its environment, for servers that start "
+        "from now on."
     )
 
 

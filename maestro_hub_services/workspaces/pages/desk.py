@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from maestro_core.environments import EnvironmentView
 from maestro_core.errors import MaestroError
 from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
@@ -24,6 +25,7 @@ from maestro_core.workspaces import (
 
 from ..authority import Authority
 from ..domain import (
+    environments,
     invitations,
     launches,
     launching,
@@ -78,6 +80,10 @@ class Desk:
     async def members(self, name: str) -> Sequence[Member]:
         """Its members."""
         return (await members.list_members(self._authority, self._caller, name)).members
+
+    async def environment(self, name: str) -> EnvironmentView:
+        """The packages of its servers."""
+        return await environments.view(self._authority, self._caller, name, None)
 
     async def limits(self, name: str) -> Sequence[LimitView]:
         """The limits that hold for me there; ``invalid_policy`` while none is in force."""

@@ -24,6 +24,7 @@ from maestro_core.workspaces import (
 from ..identity import ADMIN
 from . import views
 from .base import Page
+from .environment import packages
 
 ROLES = [role.value for role in Role]
 
@@ -90,12 +91,13 @@ class WorkspacePage(Page):
     async def workspace(self, name: str, status: int = 200, **drafts: dict[str, Any]) -> None:
         """Show the page, with what was typed and refused."""
         view = await self.desk.workspace(name)
-        members, limits, launches, usage, invitations = await asyncio.gather(
+        members, limits, launches, usage, invitations, environment = await asyncio.gather(
             self.desk.members(view.name),
             self._limits(view.name),
             self.desk.launches(),
             self.desk.usage(view.name),
             self._invitations(view),
+            self.desk.environment(view.name),
         )
         page = views.workspace_page(view, launches, members, limits, self.me, self.links)
         shown = {
@@ -110,6 +112,7 @@ class WorkspacePage(Page):
             set_up=views.set_up(view),
             usage=views.usage(usage, page.may_manage),
             invitations=views.invitations(invitations),
+            packages=packages(environment),
             drafts=shown,
             roles=ROLES,
             max_description=MAX_DESCRIPTION,

@@ -45,7 +45,8 @@ class RequestsPage(Page):
         """Ask; a refusal keeps what was typed."""
         draft = {name: self.field(name) for name in ("workspace", "package", "version", "reason")}
         try:
-            asked = read_model(PackageAsk, {name: draft[name] for name in ("package", "version", "reason")})
+            named = {name: draft[name] for name in ("package", "version", "reason")}
+            asked = read_model(PackageAsk, {**named, "install": False})
             answer = await self.desk.requests.ask(draft["workspace"], asked)
         except MaestroError as error:
             await self.page({**draft, "problem": error.message}, error.status)
