@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 #: the kernel's id, for the programs that it starts
@@ -43,20 +45,38 @@ def is_kernel() -> bool:
     return own_id() is not None
 
 
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook as the server knows it.
+
+    Attributes:
+        path: below the workspace's folder.
+        snapshot: the address of its saved version; empty where none is known.
+        cells: the digests of that version's code cells.
+    """
+
+    path: str
+    snapshot: str = ""
+    cells: frozenset[str] = frozenset()
+
+
 class NotebookFinder:
     """The notebook of this process, asked for at most once a second, since every run that starts asks."""
 
     def __init__(self) -> None:
-        self._path: str | None = None
+        self._found: Notebook | None = None
         self._until = 0.0
 
-    def path(self) -> str | None:
-        """The notebook's path below the workspace's folder, or None if there is none."""
+    def notebook(self) -> Notebook | None:
+        """The notebook, or None if there is none."""
         if time.monotonic() >= self._until:
             answer = _ask_server()
-            self._path = answer or self._path or _path_at_start()
+            if answer is not None:
+                self._found = answer
+            elif self._found is None and (path := _path_at_start()):
+                self._found = Notebook(path)
             self._until = time.monotonic() + (FRESH if answer else FAILED)
-        return self._path
+        return self._found
 
 
 _finder = NotebookFinder()
@@ -64,7 +84,41 @@ _finder = NotebookFinder()
 
 def notebook_path() -> str | None:
     """The path, below the workspace's folder, of the notebook that this process belongs to; None if there is none."""
-    return _finder.path()
+    found = _finder.notebook()
+    return found.path if found else None
+
+
+def notebook() -> Notebook | None:
+    """The notebook that this process belongs to, with its saved version; None if there is none."""
+    return _finder.notebook()
+
+
+def is_dirty(saved: Notebook) -> bool:
+    """Whether code ran in this kernel that does not stand in the saved version."""
+    from maestro_core.snapshots import cell_digest  # not at a kernel's start
+
+    return any(cell_digest(source) not in saved.cells for source in _sources() if source.strip())
+
+
+def cell_id() -> str | None:
+    """The id of the cell that runs, where the client says it (JupyterLab does)."""
+    shell = _shell()
+    try:
+        found = shell.get_parent()["metadata"].get("cellId") if shell is not None else None
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and len(found) <= 100 else None
+
+
+def _sources() -> list[str]:
+    shell = _shell()
+    manager = getattr(shell, "history_manager", None)
+    return list(getattr(manager, "input_hist_raw", ()))
+
+
+def _shell() -> Any:
+    interactive = sys.modules.get("IPython")
+    return interactive.get_ipython() if interactive else None
 
 
 def notebook_file(path: str) -> Path:
@@ -77,7 +131,7 @@ def notebook_file(path: str) -> Path:
     return Path(os.environ.get("MAESTRO_WORKSPACE_DIR", ""), path)
 
 
-def _ask_server() -> str | None:
+def _ask_server() -> Notebook | None:
     identity, server = own_id() or os.environ.get(KERNEL_ID), _server_url()
     token = os.environ.get("JUPYTERHUB_API_TOKEN")
     if not identity or not server or not token:
@@ -93,10 +147,13 @@ def _ask_server() -> str | None:
                 timeout=TIMEOUT,
                 allow_redirects=False,
             )
-            path = answer.json().get("path") if answer.status_code == 200 else None
+            found = answer.json() if answer.status_code == 200 else {}
+            path, snapshot, cells = found.get("path"), found.get("snapshot"), found.get("cells") or ()
         except (requests.RequestException, ValueError, AttributeError):
             return None
-    return path if isinstance(path, str) and path else None
+    if not isinstance(path, str) or not path:
+        return None
+    return Notebook(path, snapshot, frozenset(map(str, cells))) if isinstance(snapshot, str) else Notebook(path)
 
 
 def _server_url() -> str | None:
@@ -121,7 +178,6 @@ def _path_at_start() -> str | None:
 
 
 def _name_from_vscode() -> str | None:
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive else None
+    shell = _shell()
     name = shell.user_ns.get("__vsc_ipynb_file__") if shell is not None else None
     return name if isinstance(name, str) else None

@@ -43,6 +43,7 @@ ERRORS: dict[str, ErrorKind] = {
     "unknown_invitation": ErrorKind(404, 3, "There is no such invitation, or it is for somebody else, or it ran out."),
     "unknown_profile": ErrorKind(404, 3, "maestro.yaml has no such profile."),
     "unknown_template": ErrorKind(404, 3, "There is no such notebook template."),
+    "unknown_snapshot": ErrorKind(404, 3, "The workspace has no such version of a notebook."),
     "unknown_launch": ErrorKind(404, 3, "There is no such launch, or it is somebody else's."),
     "unknown_request": ErrorKind(404, 3, "There is no such request for a package, or it is others'."),
     "unknown_quota": ErrorKind(404, 3, "No such quota was set at runtime."),

@@ -6,6 +6,12 @@ from .errors import MaestroError
 
 #: tags that every run of a notebook carries
 TAG_NOTEBOOK = "maestro.notebook"
+#: address of the notebook as it was saved when the run began (maestro_core.snapshots)
+TAG_SNAPSHOT = "maestro.snapshot"
+#: "true" when code ran that does not stand in that version
+TAG_DIRTY = "maestro.dirty"
+#: id of the cell that started the run
+TAG_CELL = "maestro.cell"
 TAG_WORKSPACE = "maestro.workspace"
 TAG_LAUNCH = "maestro.launch"
 TAG_USER = "maestro.user"

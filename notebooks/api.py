@@ -39,7 +39,7 @@ class Api:
             transport=transport,
         )
 
-    def get(self, path: str, **query: Any) -> Any:
+    def get(self, path: str, /, **query: Any) -> Any:
         """GET ``path`` below the API; the JSON of the answer."""
         return self._call("GET", path, params={key: value for key, value in query.items() if value is not None})
 
@@ -58,6 +58,26 @@ class Api:
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self._call("DELETE", path)
+
+    def tracked(self, workspace: str, wanted: str, limit: int) -> list[dict[str, Any]]:
+        """The runs of a workspace in MLflow, the newest first; none where MLflow does not answer.
+
+        Args:
+            wanted: a filter of MLflow's own.
+        """
+        if not self.settings.mlflow_url:
+            return []
+        base, headers = f"{self.settings.mlflow_url}/api/2.0/mlflow", {"X-MLFLOW-WORKSPACE": workspace}
+        try:
+            experiments = self._client.post(f"{base}/experiments/search", json={"max_results": 1000}, headers=headers)
+            ids = [one["experiment_id"] for one in experiments.json().get("experiments", [])]
+            if not ids:
+                return []
+            query = {"experiment_ids": ids, "filter": wanted, "max_results": limit}
+            runs = self._client.post(f"{base}/runs/search", json=query, headers=headers)
+            return list(runs.json().get("runs", []))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return []
 
     def at_server(self, url: str, path: str, *, timeout: float, **query: Any) -> Any:
         """POST to a notebook server of one's own, below the Hub's address.

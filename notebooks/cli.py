@@ -22,6 +22,7 @@ from .api import Api
 from .cli_environments import COMMANDS as ENVIRONMENTS
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
+from .cli_versions import version
 from .console import HERE, RefusalGroup, as_json
 from .console import err as _err
 from .console import print_json as _print_json
@@ -624,7 +625,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, security_scan, *REQUESTS, *ENVIRONMENTS):
+for _command in (advisories, security_scan, version, *REQUESTS, *ENVIRONMENTS):
     main.add_command(_command)
 
 

@@ -16,6 +16,7 @@ from maestro_core.names import PERSONAL
 
 #: below the Hub's public address, so that a Hub with a base URL needs no route of its own
 API_PATH = "services/workspaces/api/v1/jupyter"
+MLFLOW_PATH = "services/mlflow"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ClientSettings:
         token: a Hub token. Secret.
         source: where the token came from, for messages.
         workspace: what is meant when none is named: inside a notebook server its own, else the personal one.
+        mlflow_url: MLflow's address, as this program reaches it.
         server: the notebook server that this runs in, as its programs reach it; empty outside.
     """
 
@@ -37,6 +39,7 @@ class ClientSettings:
     source: str
     workspace: str = PERSONAL
     server: str = ""
+    mlflow_url: str = ""
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -83,6 +86,7 @@ def find_settings(
             source,
             own,
             server=_own_server(environment.get("JUPYTERHUB_SERVICE_URL", "")),
+            mlflow_url=environment.get("MAESTRO_TRACKING_URI") or environment.get("MLFLOW_TRACKING_URI", ""),
         )
     stored = read_config(config_path(environment))
     if stored and (url is None or check_url(url) == stored.url):
@@ -105,7 +109,7 @@ def _own_server(url: str) -> str:
 
 
 def _public(url: str, token: str, source: str) -> ClientSettings:
-    return ClientSettings(url, f"{url}/{API_PATH}", token, source)
+    return ClientSettings(url, f"{url}/{API_PATH}", token, source, mlflow_url=f"{url}/{MLFLOW_PATH}")
 
 
 def read_config(path: Path) -> ClientSettings | None:

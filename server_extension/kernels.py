@@ -16,7 +16,11 @@ PATH = r"/maestro/kernels/(?P<kernel_id>[\w-]{1,64})"
 
 
 class KernelHandler(APIHandler):
-    """``GET /maestro/kernels/<kernel id>``: ``{"kernel_id", "path"}``, the path below the workspace's folder."""
+    """``GET /maestro/kernels/<kernel id>``: ``{"kernel_id", "path", "snapshot", "cells"}``.
+
+    The path is below the workspace's folder; ``snapshot`` is the address of the notebook as it is saved, ``cells`` are
+    the digests of its code cells (:mod:`maestro_core.snapshots`); both are left out where there is none.
+    """
 
     auth_resource = "sessions"
 
@@ -32,7 +36,10 @@ class KernelHandler(APIHandler):
         path = notebook_of(kernel_id, sessions)
         if path is None:
             raise web.HTTPError(404, "No notebook is open with this kernel.")
-        self.finish({"kernel_id": kernel_id, "path": path})
+        answer: dict[str, Any] = {"kernel_id": kernel_id, "path": path}
+        if (life := self.settings.get("maestro_life")) and (state := await life.snapshot_of(path)):
+            answer |= {"snapshot": state.address, "cells": state.digests}
+        self.finish(answer)
 
 
 def notebook_of(kernel_id: str, sessions: list[dict[str, Any]]) -> str | None:

@@ -20,6 +20,7 @@ from .launch import Launch
 from .memory import OutOfMemory
 from .scan import startup
 from .service import NotAnswered, Service
+from .snapshots import Snapshots, State
 from .storage import Storage
 from .usage.sampler import Sampler
 
@@ -81,6 +82,7 @@ class Life:
         self._board: Board | None = None
         self._pulse: Pulse | None = None
         self._memory: OutOfMemory | None = None
+        self._snapshots: Snapshots | None = None
         self._scanner: Scanner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         server.event_logger.register_event_schema(EVENT_SCHEMA)
@@ -108,6 +110,10 @@ class Life:
         if self._pulse is None:
             raise NotAnswered("keep: no service")
         await self._pulse.keep()
+
+    async def snapshot_of(self, path: str) -> State | None:
+        """A notebook's saved version; None for a viewer's, whose notebooks are the workspace's or their own."""
+        return await self._snapshots.state(path) if self._snapshots is not None else None
 
     async def scan(self) -> ScanReport:
         """Look for what is wrong with the packages, the code and the outputs of the workspace.
@@ -166,6 +172,10 @@ class Life:
         self._spawn(self._storage.watch())
         launch = await asyncio.to_thread(Launch.from_environ, self._environ)
         self._spawn(Watch(launch, self._environ, self._tell_environment, self._server.log).run())
+        if not self._viewer:
+            self._snapshots = Snapshots(self._server, Service.of(self._environ), Path(self._server.root_dir))
+            self._snapshots.listen()
+            self._spawn(self._snapshots.run())
         if service := Service.of(self._environ):
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())

@@ -13,8 +13,20 @@ CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
 _MAX_ANSWER = 2 * 1024 * 1024
 
 
+#: statuses that are about the moment, or about the token: sign-ins that are being renewed, time-outs, too many
+_FOR_NOW = (401, 403, 404, 408, 425, 429)
+
+
 class NotAnswered(Exception):
-    """The service did not answer as it should; the message says how, without a secret, for the log."""
+    """The service did not answer as it should; the message says how, without a secret, for the log.
+
+    Attributes:
+        refused: it did answer, and will say the same again.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class Service:
@@ -97,7 +109,8 @@ class Service:
         try:
             answer = await self._client.fetch(request)
         except HTTPClientError as error:
-            raise NotAnswered(f"{shown}: {error.code} {error.message or ''}".strip()) from None
+            refused = 400 <= error.code < 500 and error.code not in _FOR_NOW
+            raise NotAnswered(f"{shown}: {error.code} {error.message or ''}".strip(), refused) from None
         except (OSError, ValueError) as error:
             raise NotAnswered(f"{shown}: {type(error).__name__}") from None
         if len(answer.body) > _MAX_ANSWER:

@@ -7,11 +7,20 @@ import os
 import mlflow
 from mlflow.entities import SourceType
 from mlflow.tracking.context.abstract_context import RunContextProvider
-from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
-from maestro_core.experiments import TAG_LAUNCH, TAG_MLFLOW_USER, TAG_NOTEBOOK, TAG_USER, TAG_WORKSPACE
+from maestro_core.experiments import (
+    TAG_CELL,
+    TAG_DIRTY,
+    TAG_LAUNCH,
+    TAG_MLFLOW_USER,
+    TAG_NOTEBOOK,
+    TAG_SNAPSHOT,
+    TAG_USER,
+    TAG_WORKSPACE,
+)
 
-from .. import address, kernel
+from .. import address, git, kernel
 
 #: tag -> the variable of the launch that holds its value
 FROM_LAUNCH = {
@@ -35,10 +44,21 @@ class MaestroRunContext(RunContextProvider):
     def tags(self) -> dict[str, str]:
         """The tags; the notebook's are missing where there is none (a terminal)."""
         tags = {tag: value for tag, name in FROM_LAUNCH.items() if (value := os.environ.get(name))}
-        notebook = kernel.notebook_path()
+        notebook = kernel.notebook()
         if notebook:
-            tags[TAG_NOTEBOOK] = notebook
+            tags[TAG_NOTEBOOK] = notebook.path
             if kernel.is_kernel():  # of a program that a notebook starts, MLflow names the program
-                tags[MLFLOW_SOURCE_NAME] = notebook
+                tags[MLFLOW_SOURCE_NAME] = notebook.path
                 tags[MLFLOW_SOURCE_TYPE] = SourceType.to_string(SourceType.NOTEBOOK)
+                tags |= _version_tags(notebook)
+            if commit := git.commit_of(kernel.notebook_file(notebook.path).parent):
+                tags[MLFLOW_GIT_COMMIT] = commit
         return tags
+
+
+def _version_tags(notebook: kernel.Notebook) -> dict[str, str]:
+    """Which saved version of the notebook ran, and which of its cells."""
+    tags = {TAG_CELL: cell} if (cell := kernel.cell_id()) else {}
+    if notebook.snapshot:
+        tags |= {TAG_SNAPSHOT: notebook.snapshot, TAG_DIRTY: str(kernel.is_dirty(notebook)).lower()}
+    return tags

@@ -33,6 +33,7 @@ from .members import MemberRepository
 from .migrate import upgrade
 from .quotas import QuotaRepository
 from .requests import RequestRepository, RuleRepository
+from .snapshots import SnapshotRepository
 from .sqlite import sqlite_engine
 from .usage import UsageRepository
 from .workspaces import WorkspaceRepository
@@ -61,6 +62,7 @@ class Unit:
         self.counts = CountRepository(connection)
         self.invitations = InvitationRepository(connection)
         self.advisories = AdvisoryRepository(connection)
+        self.snapshots = SnapshotRepository(connection)
         self.usage = UsageRepository(connection)
         self.requests = RequestRepository(connection)
         self.rules = RuleRepository(connection)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -373,4 +374,30 @@ environment_lock = Table(
     Column("target", String(80), primary_key=True),
     Column("complete", Boolean, nullable=False),  # false: only what to prefer when it is resolved
     Column("packages", JSON, nullable=False),  # [{name, version, hashes}]
+)
+
+#: a notebook without outputs, once for each address in a workspace (maestro_core.snapshots)
+snapshot_content = Table(
+    "snapshot_content",
+    metadata,
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # zstd of JSON
+    Column("size", Integer, nullable=False),  # of the JSON
+    Column("cells", Integer, nullable=False),
+)
+
+#: each time that a notebook was saved with other sources than before
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("path", String(1000), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("author", String(255), nullable=False),
+    Column("launch_id", _Id, nullable=False),
+    Column("saved_at", Moment, nullable=False),
+    Index("ix_snapshot_workspace_id_path_id", "workspace_id", "path", "id"),
+    Index("ix_snapshot_workspace_id_address", "workspace_id", "address"),
 )

@@ -25,6 +25,7 @@ from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
 from maestro_core.requests import PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
 from maestro_core.scans import ScanAnswer
+from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import LimitList, Me, Member, MemberList, TrackingView, WorkspaceList, WorkspaceView
 from maestro_hub_services.store.clock import now
@@ -50,6 +51,7 @@ from .domain import (
     reviewing,
     scaling,
     scans,
+    snapshots,
     tracking,
     usage,
     workspaces,
@@ -346,6 +348,21 @@ async def check_installed(call: Call) -> ScanAnswer:
 
 async def check_image(call: Call) -> ScanAnswer:
     return await scans.check_image(call.authority, call.caller, call.path["session_id"], call.body)
+
+
+async def take_snapshot(call: Call) -> SnapshotTaken:
+    return await snapshots.take(call.authority, call.caller, call.path["session_id"], call.body)
+
+
+async def list_snapshots(call: Call) -> SnapshotList:
+    limit = int(_number(call, "limit", 100))
+    return await snapshots.versions(
+        call.authority, call.caller, call.path["workspace"], call.query.get("path") or None, limit
+    )
+
+
+async def view_snapshot(call: Call) -> SnapshotContent:
+    return await snapshots.content(call.authority, call.caller, call.path["workspace"], call.path["address"])
 
 
 async def advisory_status(call: Call) -> AdvisoryStatus:

@@ -51,6 +51,7 @@ from maestro_core.requests import (
     WantedList,
 )
 from maestro_core.scans import ScanAnswer, ScanQuestion
+from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotPut, SnapshotTaken
 from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     LimitList,
@@ -103,6 +104,11 @@ _WHICH = (
     Query("review", "1: the pending ones about which I decide"),
 )
 _POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
+
+_VERSIONS_OF = (
+    Query("path", "of a notebook, below the workspace; left out: all"),
+    Query("limit", "how many, at most 1000; 100 if not said"),
+)
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
 R = "/requests/{request_id}"
@@ -187,6 +193,12 @@ ROUTES: tuple[Route, ...] = (
           "Notebook server: what it uses now; answers what its user is told", Heartbeat),
     Route("GET", L + "/notices", USE, do.wait_for_notices, Notices,
           "Notebook server: what its user is told, as soon as it changes", query=_WAIT),
+    Route("GET", W + "/snapshots", USE, do.list_snapshots, SnapshotList,
+          "The saved versions of its notebooks, the newest first", query=_VERSIONS_OF),
+    Route("GET", W + "/snapshots/{address}", USE, do.view_snapshot, SnapshotContent,
+          "One of them, without outputs; the address may be shortened"),
+    Route("POST", L + "/snapshots", USE, do.take_snapshot, SnapshotTaken,
+          "Notebook server: a notebook was saved with other sources than before", SnapshotPut),
     Route("POST", L + "/scan", USE, do.check_installed, ScanAnswer,
           "Notebook server: what the policy and the advisories say about what is installed", ScanQuestion),
     Route("POST", L + "/startup-scan", USE, do.check_image, ScanAnswer,

@@ -258,6 +258,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
     rules = await unit.rules.forget_workspace(row.id)
     requests = await unit.requests.forget_workspace(row.id)
     versions = await unit.environments.forget_workspace(row.id)
+    snapshots = await unit.snapshots.forget_workspace(row.id)
     counted = {
         "members": members,
         "invitations": invitations,
@@ -266,6 +267,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
         "decisions about packages": rules,
         "requests for packages": requests,
         "versions of the environment": versions,
+        "versions of notebooks": snapshots,
     }
     return [Removed(what=what, count=count) for what, count in counted.items() if count]
 

@@ -1,0 +1,60 @@
+"""The CLI's command about saved versions of notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from maestro_core.snapshots import SHORT, SnapshotView
+
+from .api import Api
+from .console import as_json, print_json, say, table
+from .versions import VersionManager, copy_name, difference, write_copy
+
+
+@click.command()
+@click.argument("workspace")
+@click.argument("notebook", required=False)
+@click.option("--diff", nargs=2, metavar="OLD NEW", help="Show what changed between two versions.")
+@click.option("--show", metavar="VERSION", help="Print a version as JSON, without outputs.")
+@click.option("--restore", metavar="VERSION", help="Write a version as a copy into the folder that you are in.")
+@click.option("--as", "as_", type=click.Path(path_type=Path), metavar="FILE", help="Where --restore writes it.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many to list.")
+@as_json
+@click.pass_obj
+def version(
+    connect: Callable[[], Api], workspace: str, notebook: str | None, diff: tuple[str, str] | None, show: str | None,
+    restore: str | None, as_: Path | None, limit: int, json_: bool,
+) -> None:  # fmt: skip
+    """List the saved versions of a notebook with who saved them and which runs they had; compare or restore them.
+
+    Every save whose cells changed is a version. NOTEBOOK is its path in the workspace; without it, all are listed. A
+    version is named by the start of its address. A restored one is a copy: nothing is overwritten.
+    """
+    manager = VersionManager(api=connect())
+    if diff is not None:
+        old, new = (manager.content(workspace, one) for one in diff)
+        names = (old.address[:SHORT], new.address[:SHORT])
+        return say(difference(old.notebook, new.notebook, names) or "Both have the same cells.")
+    if show is not None:
+        return print_json(manager.content(workspace, show).notebook)
+    if restore is not None:
+        found = manager.content(workspace, restore)
+        path = as_ or Path(Path(copy_name(notebook or "notebook.ipynb", found.address)).name)
+        write_copy(found.notebook, path)
+        return say(f"Wrote {path}.")
+    versions = manager.versions(workspace, notebook, limit)
+    runs = manager.runs(workspace)
+    if json_:
+        return print_json([{**one.model_dump(mode="json"), "runs": runs.get(one.address, [])} for one in versions])
+    if not versions:
+        return say("No version was saved yet: a version is kept when a notebook is saved in a running server.")
+    table(["version", "notebook", "saved", "by", "cells", "runs"], [_row(one, runs) for one in versions])
+
+
+def _row(one: SnapshotView, runs: dict[str, list[str]]) -> list[str]:
+    names = runs.get(one.address, [])
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [one.address[:SHORT], one.path, f"{one.saved_at:%Y-%m-%d %H:%M}", one.author, str(one.cells), shown or "-"]
