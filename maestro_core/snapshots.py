@@ -116,7 +116,7 @@ class SnapshotPut(BaseModel):
 
     path: str = Field(max_length=1000)
     address: str = Field(pattern=ADDRESS)
-    content: str | None = Field(default=None, max_length=MAX_CONTENT)
+    content: str | None = Field(default=None, max_length=MAX_CONTENT, pattern=r"^[A-Za-z0-9+/]*={0,2}$")
 
     @field_validator("path")
     @classmethod
