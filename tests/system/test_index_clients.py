@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "/services/packages/"
 LIMIT = 60.0  # seconds that anything here may take
 UV = Path(sys.executable).parent / "uv"
+OLD_PIP = "pip==23.2.1"
 
 
 class Service:
@@ -104,10 +106,27 @@ def wait_for(service: Service, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def environment_with_old_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the pip that this Python carries (ensurepip), older than the locked one."""
+    """An environment with a pip of three years ago; where it cannot be had, the one that this Python carries."""
     folder = tmp_path_factory.mktemp("client") / "env"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=LIMIT)
+    subprocess.run([UV, "venv", "-q", "--python", sys.executable, folder], check=True, timeout=LIMIT)
+    install = [UV, "pip", "install", "-q", "--python", folder / "bin/python", OLD_PIP]
+    if subprocess.run(install, timeout=LIMIT, check=False).returncode != 0:
+        subprocess.run([folder / "bin/python", "-m", "ensurepip"], check=True, timeout=LIMIT)
     return folder
+
+
+def launch_environment(
+    service: Service, folder: Path, home: Path, token: str = "alive", cache: Path | None = None, **more: str
+) -> dict[str, str]:
+    """The variables of a launch's kernels and terminals, in the environment ``folder``; an empty value removes one."""
+    etc = home / "etc"
+    etc.mkdir(exist_ok=True)
+    if token:
+        for filename, text in client_files(service.url, token).items():
+            (etc / filename).write_text(text)
+    env = {"PATH": f"{folder / 'bin'}:{UV.parent}:{os.environ['PATH']}", "HOME": str(home), "VIRTUAL_ENV": str(folder)}
+    env |= {"XDG_CACHE_HOME": str(cache or home / "cache")} | client_environment(str(etc)) | more
+    return {name: value for name, value in env.items() if value}
 
 
 class Client:
@@ -125,17 +144,9 @@ class Client:
 
     def install(self, *what: str, token: str = "alive", **more: str) -> tuple[int, str]:
         """Run ``install``: exit code and everything that it printed."""
-        etc = self.home / "etc"
-        etc.mkdir(exist_ok=True)
-        if token:
-            for filename, text in client_files(self.service.url, token).items():
-                (etc / filename).write_text(text)
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "VIRTUAL_ENV": str(self.folder)}
-        env |= {"XDG_CACHE_HOME": str(self.cache)} | client_environment(str(etc)) | more
-        env = {name: value for name, value in env.items() if value}
         done = subprocess.run(
             [*self.command, "install", *what],
-            env=env,
+            env=launch_environment(self.service, self.folder, self.home, token, self.cache, **more),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,7 +175,7 @@ def client(
 ) -> Iterator[Client]:
     client = Client(request.param, environment_with_old_pip, tmp_path, service)
     yield client
-    client.remove("small", "heavy", "evil", "wrapper", "versioned")
+    client.remove("small", "heavy", "evil", "wrapper", "versioned", "withdrawn")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,7 +188,12 @@ def published(service: Service) -> None:
     add("versioned", "1.0")
     add("versioned", "2.0")
     add("heavy", "3.0")
+    add("withdrawn", "1.0")
+    add("withdrawn", "2.0", yanked="it lost data")
+    add("leads-out", "1.0", ("small @ https://elsewhere.example.org/small-1.0-py3-none-any.whl",))
+    service.upstream.add_file("unbuilt", "unbuilt-1.0.tar.gz", b"never opened")
     service.rule(
+        sdists="block",
         blocked_packages=[
             {"package": "evil", "reason": "it is known for evil"},
             {"package": "versioned>=2", "reason": "breaks our pipelines"},
@@ -237,6 +253,94 @@ def test_a_guessed_address_of_a_blocked_file_is_refused(client: Client) -> None:
         code, output = client.install(f"{client.service.host}{address}")
         assert code != 0 and EVIL in output, output
         assert not client.has("evil")
+
+
+def test_source_alone_fails_with_the_sentence(client: Client) -> None:
+    code, output = client.install("unbuilt")
+    assert code != 0 and "unbuilt 1.0 is offered to this Python as source only" in output, output
+    assert "(rule sdists: block). Install a version that has a wheel" in output
+
+
+def test_a_version_that_upstream_withdrew_installs_by_its_number_with_the_reason(client: Client) -> None:
+    code, output = client.install("withdrawn")
+    assert code == 0 and client.has("withdrawn") == "1.0", output
+    code, output = client.install("withdrawn==2.0")
+    assert code == 0 and client.has("withdrawn") == "2.0" and "it lost data" in output, output
+
+
+def test_a_dependency_by_address_fails_with_the_sentence(client: Client) -> None:
+    code, output = client.install("leads-out")
+    assert code != 0 and "leads-out 1.0 requires small (elsewhere.example.org) from an address of its own" in output
+    assert not client.has("leads-out")
+
+
+@pytest.mark.parametrize("client", ["pip", "uv"], indirect=True)
+def test_an_open_network_lets_go_past_the_index_and_a_closed_one_does_not(client: Client, tmp_path: Path) -> None:
+    """As docs/packages.md says: on one machine the policy is advisory; a NetworkPolicy makes it binding."""
+    elsewhere = client.service.upstream.url
+    (wheel,) = client.service.upstream.projects["evil"]
+    wanted = tmp_path / "requirements.txt"
+    wanted.write_text(f"--index-url {elsewhere}\nevil\n")
+    code, output = client.install("-r", str(wanted))
+    if client.name == "uv":  # takes a file's index besides ours, and after it
+        assert code != 0 and EVIL in output, output
+    else:
+        assert code == 0 and client.has("evil"), output
+        client.remove("evil")
+    assert client.install(str(wheel["url"]))[0] == 0 and client.has("evil")
+    client.remove("evil")
+    wanted.write_text("--index-url http://127.0.0.1:9/simple/\nevil\n")  # nothing answers, as behind a NetworkPolicy
+    retries = ["--retries", "0"] if client.name != "uv" else []
+    code, output = client.install("-r", str(wanted), *retries, UV_HTTP_RETRIES="0")
+    assert code != 0 and not client.has("evil"), output
+
+
+NOTEBOOK = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c"]
+WAYS = {
+    "!pip": [*NOTEBOOK, "!pip install small\n!pip install evil"],
+    "%pip": [*NOTEBOOK, "%pip install evil"],
+    "!uv pip": [*NOTEBOOK, "!uv pip install small\n!uv pip install evil"],
+    "output = !pip": [*NOTEBOOK, "told = !pip install evil\nprint('\\n'.join(told))"],
+    "subprocess": [*NOTEBOOK, "import subprocess\nsubprocess.run(['pip', 'install', 'evil'])"],
+    "a terminal": ["bash", "-c", "pip install small; pip install evil"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_in_installs_what_is_allowed_and_says_why_not(
+    way: str, service: Service, environment_with_old_pip: Path, tmp_path: Path
+) -> None:
+    launch = f"launch by {way}"
+    token = service.authority.admit(re.sub(r"\W", "-", launch), launch=launch)
+    env = launch_environment(service, environment_with_old_pip, tmp_path, token, COLUMNS="500")
+    output = run_in_terminal(WAYS[way], env)
+    assert EVIL in output, output
+    assert "No matching distribution" not in output and "User for" not in output
+    (place,) = environment_with_old_pip.glob("lib/*/site-packages")
+    assert (place / "small.py").exists() is ("small" in str(WAYS[way])) and not (place / "evil.py").exists()
+    (denial,) = service.get("denials", token).json()["denials"]
+    assert denial["package"] == "evil"
+    subprocess.run([UV, "pip", "uninstall", "--python", environment_with_old_pip / "bin/python", "small"], check=False)
+
+
+def run_in_terminal(command: list[str], env: dict[str, str]) -> str:
+    """Run it with a terminal, in which a client could ask questions, and read what it writes; no colours, one line."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    read = b""
+    deadline = time.monotonic() + LIMIT
+    try:
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.2)[0]:
+                read += os.read(ours, 65536)
+    except OSError:
+        pass  # the last one who had the terminal has gone
+    finally:
+        process.kill()
+        process.wait(LIMIT)
+        os.close(ours)
+    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", read.decode(errors="replace")))
 
 
 def test_a_requirements_file_with_a_blocked_package(client: Client, tmp_path: Path) -> None:
