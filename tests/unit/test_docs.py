@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from maestro_core.quota import LEVELS, LIMITS
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -31,6 +33,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_admins_are_told_every_limit_and_level() -> None:
+    page = (DOCS / "for-admins.md").read_text()
+    assert [name for name in LIMITS if f"`{name}`" not in page] == []
+    places = ("everyone", "groups.<name>", "users.<name>", "workspaces.<name>", "pools.everyone", "pools.groups.<name>")
+    assert len(places) == len(LEVELS) and all(f"`quotas.{place}`" in page for place in places)
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
