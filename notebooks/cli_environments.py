@@ -18,6 +18,7 @@ from maestro_core.environments import (
 from maestro_core.errors import MaestroError
 
 from .api import Api
+from .cli_conda import check_options, install_with_conda
 from .console import as_json, print_json, say, table
 from .environments import EnvironmentManager
 
@@ -27,15 +28,24 @@ LATER = "Servers that start from now on have it so; in a running one, use pip."
 
 @click.command()
 @click.argument("workspace")
-@click.argument("packages", nargs=-1, required=True)
+@click.argument("packages", nargs=-1)
+@click.option("--conda", is_flag=True, help="From conda's channels, into a conda environment of the server you are in.")
 @click.option("--reason", default="", metavar="TEXT", help="A line for the history.")
 @as_json
 @click.pass_obj
-def install(connect: Callable[[], Api], workspace: str, packages: Sequence[str], reason: str, json_: bool) -> None:
+def install(
+    connect: Callable[[], Api], workspace: str, packages: Sequence[str], conda: bool, reason: str, json_: bool
+) -> None:
     """Add packages to a workspace's environment: maestro install W rich 'polars<2'
 
     Servers that start from now on have them. Inside a notebook, '!pip install' does the same and has them at once.
+
+    With --conda: inside a server of the workspace, at once, as a kernel of its own. Without a package, what conda.yml
+    in the workspace says.
     """
+    check_options(packages, conda, reason)
+    if conda:
+        return install_with_conda(workspace, packages, json_)
     manager = EnvironmentManager(api=connect())
     before = manager.get(workspace)
     _tell_change(manager.install(workspace, packages, reason), before, packages, json_)

@@ -8,6 +8,7 @@ Every file comes through the package index, which decides.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
@@ -112,6 +113,11 @@ def install(place: Place, packages: Sequence[str]) -> Installed:
         MaestroError: ``package_blocked`` with the policy's sentence; ``conflict`` when no set of packages fits, with
             the solver's explanation; ``invalid_request``; ``upstream_unavailable``.
     """
+    if importlib.util.find_spec("rattler") is None:
+        raise MaestroError(
+            "conflict",
+            "The Python of this server has no py-rattler, which installs from conda's channels; tell an admin.",
+        )
     if packages and not place.writable:
         raise MaestroError(
             "forbidden",

@@ -6,8 +6,11 @@ the files of a launch. conda itself cannot be had from Python's index: its recor
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from notebooks.conda_environment import Place, install, place_of
 from tests import conda_kit, package_kit
 from tests.index_service import index_service
 
+ROOT = Path(__file__).resolve().parents[2]
 #: what ipykernel's package of the test channel stands for: this Python, which has it
 PYTHON = {"bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}
 
@@ -47,11 +51,15 @@ class House:
             path.mkdir(parents=True)
         for filename, text in client_files(self.url, token).items():
             (etc / filename).write_text(text)
-        environ = client_environment(str(etc)) | {
+        return place_of(self.environ(name, role), "demo")
+
+    def environ(self, name: str, role: str = "editor") -> dict[str, str]:
+        """What that server has in its environment."""
+        etc, env, work = (str(self.folder / name / part) for part in ("etc", "env", "work"))
+        return client_environment(etc) | {
             "MAESTRO_LAUNCH_ID": "launch-1", "MAESTRO_WORKSPACE": "demo", "MAESTRO_ROLE": role,
-            "MAESTRO_ENV": str(env), "MAESTRO_WORKSPACE_DIR": str(work),
+            "MAESTRO_ENV": env, "MAESTRO_WORKSPACE_DIR": work,
         }  # fmt: skip
-        return place_of(environ, "demo")
 
     def get(self, path: str, token: str = "alive") -> httpx.Response:
         return httpx.get(f"{self.url}/conda/t/{token}/{path}", trust_env=False)
@@ -119,6 +127,12 @@ class TestRattler:
         third = house.server("third", "alive")
         third.record.write_text(re.sub(r"(only-there 1.0 0 sha256:)\w{4}", r"\g<1>0000", text))
         assert "is another file now" in refusal(third).message
+
+    def test_channels_without_ipykernel_make_no_kernel(self, house: House) -> None:
+        place = dataclasses.replace(house.server("bare", "alive"), channels=("pytorch",))
+        done = install(place, ["only-there ==1.0"])
+        assert (done.packages, done.kernel) == ({"only-there": "1.0"}, False)
+        assert not (place.kernels / "conda").exists()
 
     @staticmethod
     def says(code: str, place: Place) -> str:
@@ -206,6 +220,31 @@ class TestConda:
             assert "is blocked by the global policy (rule " in printed
 
 
-def test_outside_of_a_server_it_says_where_to_run() -> None:
-    with pytest.raises(MaestroError, match="run this in a notebook or terminal there"):
-        place_of({}, "demo")
+class TestCommand:
+    """``maestro install W PACKAGE --conda``."""
+
+    def run(self, house: House, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: os.environ[name] for name in ("PATH", "HOME")} | {"PYTHONPATH": str(ROOT)} | environ
+        return subprocess.run(
+            [sys.executable, "-m", "notebooks.cli", "install", "demo", *arguments],
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    def test_inside_a_server(self, house: House) -> None:
+        house.server("command", "alive")
+        environ = house.environ("command")
+        done = self.run(house, "numpy", "--conda", **environ)
+        assert done.returncode == 0, done.stderr
+        assert "Installed with conda: ipykernel 6.29.5, numpy 1.26.4, python 3.11.9." in done.stdout
+        assert "the kernel 'conda (demo)'" in done.stdout
+        refused = self.run(house, "requests", "--conda", **environ)
+        assert refused.returncode == 5
+        assert refused.stderr.startswith(
+            "Error: requests is blocked by the global policy (rule requests): use our client."
+        )
+        assert "alive" not in refused.stderr + refused.stdout + done.stdout
+
+    def test_outside_of_a_server_it_says_where_to_run(self, house: House) -> None:
+        told = self.run(house, "numpy", "--conda")
+        assert told.returncode == 2
+        assert "run this in a notebook or terminal there" in told.stderr.replace("\n", " ")
