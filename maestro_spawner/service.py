@@ -98,7 +98,12 @@ class PlanService:
     async def _post(self, path: str, body: BaseModel | None) -> Any:
         content = {} if body is None else body.model_dump(mode="json")
         try:
-            response = await self._client.post(path, json=content)
+            try:
+                response = await self._client.post(path, json=content)
+            except (httpx.ConnectTimeout, httpx.PoolTimeout):
+                # Nothing was sent, so it can be said again. Its time may have run out while the Hub's own loop stood
+                # still, as it does for seconds when fifty people start a server at once.
+                response = await self._client.post(path, json=content)
         except httpx.HTTPError as error:
             log.warning("The workspaces service does not answer POST %s: %s", path, type(error).__name__)
             raise MaestroError("service_unavailable", NOT_ANSWERING) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from bs4 import BeautifulSoup
 from jupyterhub.spawner import Spawner, SpawnException
@@ -23,12 +24,14 @@ from kubespawner import KubeSpawner
 from traitlets.config import LoggingConfigurable
 
 from maestro_core.errors import MaestroError
-from maestro_core.launches import LaunchPlan
+from maestro_core.launches import LaunchPlan, PlanRequest
+from maestro_core.workspaces import UserRef
 from maestro_spawner import limits, server_log, service
 from maestro_spawner.local import MaestroLocalSpawner
 from maestro_spawner.mixin import MaestroMixin, _submitted
 from maestro_spawner.process import Process
 from maestro_spawner.refusals import OnlyShown, Refusal
+from maestro_spawner.service import PlanService
 from maestro_spawner.steps import Steps
 from tests.plan_service import TOKEN, PlanServiceStub, serving
 
@@ -590,3 +593,24 @@ async def test_what_the_start_says_is_shown_once_and_only_what_it_says(tmp_path:
     assert tell(shown, told) == 3
     shown.steps.finish()
     assert [step["message"] async for step in shown.steps.follow()] == ["Installing 30 packages", "Half a line"]
+
+
+async def test_a_hub_whose_loop_stood_still_asks_again_where_nothing_was_sent(
+    stub: PlanServiceStub, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time to connect runs out although the service listens: fifty starts at once keep the loop busy."""
+    real = httpx.AsyncHTTPTransport.handle_async_request
+    tries: list[str] = []
+
+    async def late_at_first(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        tries.append(request.url.path)
+        if len(tries) == 1:
+            raise httpx.ConnectTimeout("late", request=request)
+        return await real(transport, request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", late_at_first)
+    service = PlanService(url, TOKEN, 5.0)
+    question = PlanRequest(user=UserRef(name="ann", created="2026-01-01T00:00:00Z"), server_name="demo")
+    plan = await service.reserve(question)
+    assert len(tries) == 2 and len(stub.questions("/plan/launches")) == 1
+    assert plan.server_name == "demo"
