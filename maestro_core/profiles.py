@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .errors import MaestroError
 from .names import check_name
-from .resources import Resources, parse_cpu, parse_gpu, parse_memory, show_cpu, show_memory
+from .resources import Cpu, Gpu, Memory, Resources, show_cpu, show_memory
 
 #: minutes; a year
 MAX_IDLE = 525_600
@@ -50,25 +50,10 @@ class Allow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpu: float | None = None
-    memory: int | None = None
-    gpu: int | None = None
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    gpu: Gpu | None = None
     images: tuple[str, ...] = ()
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _cpu(cls, value: Any) -> float | None:
-        return None if value is None else parse_cpu(value)
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _memory(cls, value: Any) -> int | None:
-        return None if value is None else parse_memory(value)
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _gpu(cls, value: Any) -> int | None:
-        return None if value is None else parse_gpu(value)
 
     @field_validator("images")
     @classmethod
@@ -95,9 +80,9 @@ class Profile(BaseModel):
     name: str
     title: str = ""
     description: str = ""
-    cpu: float = 1.0
-    memory: int = 2 * 1024**3
-    gpu: int = 0
+    cpu: Cpu = 1.0
+    memory: Memory = 2 * 1024**3
+    gpu: Gpu = 0
     gpu_type: str | None = None
     image: str | None = Field(default=None, max_length=500)
     allow: Allow = Allow()
@@ -111,21 +96,6 @@ class Profile(BaseModel):
     @classmethod
     def _name(cls, value: Any) -> str:
         return check_name(value, "profile")
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _cpu(cls, value: Any) -> float:
-        return parse_cpu(value)
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _memory(cls, value: Any) -> int:
-        return parse_memory(value)
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _gpu(cls, value: Any) -> int:
-        return parse_gpu(value)
 
     @property
     def resources(self) -> Resources:

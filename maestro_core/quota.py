@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .errors import MaestroError
 from .models import read_model
-from .resources import parse_cpu, parse_gpu, parse_memory, show_cpu, show_memory
+from .resources import Cpu, Gpu, Memory, parse_cpu, parse_gpu, parse_memory, show_cpu, show_memory
 
 MAX_SERVERS = 10_000
 MAX_WORKSPACES = 10_000
@@ -33,6 +33,10 @@ FILE = "maestro.yaml"
 #: who set the size of a workspace's own disk
 OWNERS = "its owners"
 
+_TotalCpu = Annotated[float, BeforeValidator(lambda value: parse_cpu(value, 0, MAX_TOTAL_CPU))]
+_TotalMemory = Annotated[int, BeforeValidator(lambda value: parse_memory(value, 0, MAX_TOTAL_MEMORY))]
+_TotalGpu = Annotated[int, BeforeValidator(lambda value: parse_gpu(value, MAX_TOTAL_GPU))]
+
 
 class PoolQuota(BaseModel):
     """Limits that can be shared: what is in use at once, and the budgets of a month (UTC). None: not set here."""
@@ -40,50 +44,20 @@ class PoolQuota(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_concurrent_notebooks: int | None = Field(default=None, ge=0, le=MAX_SERVERS)
-    max_cpu_total: float | None = None
-    max_memory_total: int | None = None
-    max_gpu_total: int | None = None
+    max_cpu_total: _TotalCpu | None = None
+    max_memory_total: _TotalMemory | None = None
+    max_gpu_total: _TotalGpu | None = None
     max_cpu_hours_per_month: float | None = Field(default=None, ge=0, le=MAX_HOURS)
     max_gpu_hours_per_month: float | None = Field(default=None, ge=0, le=MAX_HOURS)
-
-    @field_validator("max_cpu_total", mode="before")
-    @classmethod
-    def _cpu_total(cls, value: Any) -> float | None:
-        return None if value is None else parse_cpu(value, 0, MAX_TOTAL_CPU)
-
-    @field_validator("max_memory_total", mode="before")
-    @classmethod
-    def _memory_total(cls, value: Any) -> int | None:
-        return None if value is None else parse_memory(value, 0, MAX_TOTAL_MEMORY)
-
-    @field_validator("max_gpu_total", mode="before")
-    @classmethod
-    def _gpu_total(cls, value: Any) -> int | None:
-        return None if value is None else parse_gpu(value, MAX_TOTAL_GPU)
 
 
 class WorkspaceQuota(PoolQuota):
     """Limits as a workspace has them: also of each single server and volume."""
 
-    max_cpu_per_notebook: float | None = None
-    max_memory_per_notebook: int | None = None
-    max_gpu_per_notebook: int | None = None
-    max_storage_per_workspace: int | None = None
-
-    @field_validator("max_cpu_per_notebook", mode="before")
-    @classmethod
-    def _cpu(cls, value: Any) -> float | None:
-        return None if value is None else parse_cpu(value)
-
-    @field_validator("max_memory_per_notebook", "max_storage_per_workspace", mode="before")
-    @classmethod
-    def _memory(cls, value: Any) -> int | None:
-        return None if value is None else parse_memory(value)
-
-    @field_validator("max_gpu_per_notebook", mode="before")
-    @classmethod
-    def _gpu(cls, value: Any) -> int | None:
-        return None if value is None else parse_gpu(value)
+    max_cpu_per_notebook: Cpu | None = None
+    max_memory_per_notebook: Memory | None = None
+    max_gpu_per_notebook: Gpu | None = None
+    max_storage_per_workspace: Memory | None = None
 
 
 class Quota(WorkspaceQuota):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from .errors import MaestroError
 
@@ -103,6 +103,26 @@ def parse_gpu(value: object, most: int = MAX_GPU) -> int:
     return int(text)
 
 
+def parse_gpu_type(value: object) -> str | None:
+    """A kind of GPU as the profiles name it; None and "" are any.
+
+    Raises:
+        MaestroError: ``invalid_resources``.
+    """
+    if value in (None, ""):
+        return None
+    if not isinstance(value, str) or not _GPU_TYPE.fullmatch(value):
+        raise _refuse("gpu type", value, "write it as the profile does, like nvidia-tesla-v100")
+    return value
+
+
+#: fields of models that hold amounts of one server, as people write them
+Cpu = Annotated[float, BeforeValidator(lambda value: parse_cpu(value))]
+Memory = Annotated[int, BeforeValidator(lambda value: parse_memory(value))]
+Gpu = Annotated[int, BeforeValidator(lambda value: parse_gpu(value))]
+GpuType = Annotated[str | None, BeforeValidator(parse_gpu_type)]
+
+
 class Resources(BaseModel):
     """What one launch gets: requests and limits alike.
 
@@ -115,34 +135,10 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpu: float = Field(default=1.0)
-    memory: int = Field(default=1024**3)
-    gpu: int = 0
-    gpu_type: str | None = None
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _cpu(cls, value: Any) -> float:
-        return parse_cpu(value)
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _memory(cls, value: Any) -> int:
-        return parse_memory(value)
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _gpu(cls, value: Any) -> int:
-        return parse_gpu(value)
-
-    @field_validator("gpu_type", mode="before")
-    @classmethod
-    def _gpu_type(cls, value: Any) -> str | None:
-        if value in (None, ""):
-            return None
-        if not isinstance(value, str) or not _GPU_TYPE.fullmatch(value):
-            raise _refuse("gpu type", value, "write it as the profile does, like nvidia-tesla-v100")
-        return value
+    cpu: Cpu = 1.0
+    memory: Memory = 1024**3
+    gpu: Gpu = 0
+    gpu_type: GpuType = None
 
     def show(self) -> str:
         """For people: ``2 cpu, 4 GiB, 1 gpu (nvidia-tesla-v100)``."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .environment import check_environment
 from .errors import MaestroError
 from .packages import PackagePolicy, normal_name
-from .resources import Resources, format_memory, parse_cpu, parse_gpu, parse_memory, show_memory
+from .resources import Cpu, Gpu, GpuType, Memory, Resources, format_memory, show_memory
 
 MAX_PACKAGES = 500
 #: keys of ``environment`` that are no variables
@@ -38,31 +38,11 @@ class WorkspaceResources(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpu: float | None = None
-    memory: int | None = None
-    gpu: int | None = None
-    gpu_type: str | None = None
-    disk: int | None = None
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _cpu(cls, value: Any) -> float | None:
-        return None if value is None else parse_cpu(value)
-
-    @field_validator("memory", "disk", mode="before")
-    @classmethod
-    def _memory(cls, value: Any) -> int | None:
-        return None if value is None else parse_memory(value)
-
-    @field_validator("gpu", mode="before")
-    @classmethod
-    def _gpu(cls, value: Any) -> int | None:
-        return None if value is None else parse_gpu(value)
-
-    @field_validator("gpu_type", mode="before")
-    @classmethod
-    def _gpu_type(cls, value: Any) -> str | None:
-        return None if value is None else Resources(gpu_type=value).gpu_type
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    gpu: Gpu | None = None
+    gpu_type: GpuType = None
+    disk: Memory | None = None
 
     @property
     def amounts(self) -> Resources | None:
