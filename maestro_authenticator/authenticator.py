@@ -12,6 +12,7 @@ from traitlets import Bool, Unicode
 
 from .accounts import Account, Accounts, Status
 from .address import client_address
+from .device import device_of, remember
 from .passwords import Passwords
 from .rules import normal_name
 from .throttle import Throttle, TooMany
@@ -69,23 +70,28 @@ class MaestroAuthenticator(Authenticator):
             PasswordChangeDue: the password is a one-time one.
             tornado.web.HTTPError: 403 for an account that waits or is disabled, 429 after too many failures.
         """
-        address = client_address(handler.request) if handler else ""
-        account = await self.check_password(data.get("username", ""), data.get("password", ""), address)
+        account = await self.check_password(data.get("username", ""), data.get("password", ""), handler)
         if account is None:
             return None
         if account.must_change:
             raise PasswordChangeDue(account.name)
         return {"name": account.name}
 
-    async def check_password(self, name_text: str, password: str, address: str) -> Account | None:
+    async def check_password(self, name_text: str, password: str, handler: Any) -> Account | None:
         """The approved account of this name and password; None if they do not fit. Takes as long for unknown names.
+
+        Args:
+            handler: of the request; None for a caller within the Hub.
 
         Raises:
             tornado.web.HTTPError: 403 for an account that waits or is disabled (only with the right password), 429.
         """
         name = normal_name(name_text)
         shown = name or name_text
-        counted = {"name and address": f"{shown}\0{address}", "name": shown, "address": address}
+        address = client_address(handler.request) if handler else ""
+        device = device_of(handler, name) if handler and name else None
+        counted = {"name and address": f"{shown}\0{address}", "address": address}
+        counted |= {"name": shown} if device is None else {"name and device": f"{shown}\0{device}"}
         try:
             await self.throttle.attempt(counted)
         except TooMany as error:
@@ -100,6 +106,8 @@ class MaestroAuthenticator(Authenticator):
             raise web.HTTPError(403, "Your account is disabled; ask the admin.")
         if self.passwords.outdated(account.password):
             await self.accounts.rehash(account.name, account.password, await self.passwords.hash(password))
+        if handler:
+            remember(handler, account.name)
         return account
 
     async def sign_up(self, name: str, password: str, *, free: bool) -> None:

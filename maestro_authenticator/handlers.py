@@ -112,7 +112,7 @@ class PasswordHandler(FormHandler):
     async def post(self) -> None:
         name = self.current_user.name if self.current_user else self.typed("username")
         try:
-            account = await self.authenticator.check_password(name, self.typed("current"), client_address(self.request))
+            account = await self.authenticator.check_password(name, self.typed("current"), self)
         except web.HTTPError as error:
             await self._form(error.status_code, error=error.log_message or "")
             return

@@ -19,10 +19,14 @@ THREADS = 2
 
 
 class Passwords:
-    """Makes and checks hashes. One instance a process."""
+    """Makes and checks hashes. One instance a process.
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
+    Args:
+        hasher: with other parameters than the library's.
+    """
+
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
         self._nobody = self._hasher.hash("nobody has this password")
 
@@ -38,10 +42,6 @@ class Passwords:
     def outdated(self, known: str) -> bool:
         """Whether the hash was made with older parameters, and is to be made anew while the password is at hand."""
         return self._hasher.check_needs_rehash(known)
-
-    def hash_now(self, password: str) -> str:
-        """:meth:`hash` for programs without a loop."""
-        return self._hash(password)
 
     def _hash(self, password: str) -> str:
         return self._hasher.hash(normal_password(password))

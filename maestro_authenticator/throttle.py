@@ -35,9 +35,11 @@ class Limit:
         return min(self.longest, 2.0 ** min(over - 1, 30)) if over > 0 else 0.0
 
 
-#: what is counted, and how far. A name alone is slowed mildly: else anybody could lock anybody out.
+#: what is counted, and how far. A name alone is slowed mildly, and not for a browser in which its owner has signed in
+#: before: else anybody could lock anybody out.
 LIMITS: dict[str, Limit] = {
     "name and address": Limit(free=5, longest=900),
+    "name and device": Limit(free=5, longest=900),
     "name": Limit(free=50, longest=30),
     "address": Limit(free=100, longest=900),
     "sign-ups of address": Limit(free=20, longest=900),

@@ -2,8 +2,9 @@
 
 The cookie holds the Hub's OAuth token, encrypted with a key of this installation; signing out at the Hub revokes that
 token, so the session ends within 5 s. A second cookie, readable by the page, holds the session's XSRF token: MLflow's
-pages copy a cookie named ``mlflow-request-header-<name>`` into the header ``<name>`` of each of their requests, and no
-page outside the prefix can read it.
+pages copy a cookie named ``mlflow-request-header-<name>`` into the header ``<name>`` of each of their requests. No page of
+another origin can read it. A page of the same origin can, whatever the cookie's path says (it may open a page of ours in
+a frame): where people do not trust each other's notebook servers, each has a subdomain.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ class Cookies:
 def forged(request: HTTPConnection, session: Session) -> bool:
     """Whether a request that came with a session cookie may have been made by a page that is not ours.
 
-    Opening a page, and loading an image from one of ours, needs no proof. Everything else does: the XSRF token in a
-    header. A foreign ``Origin`` is refused besides. The rule is JupyterHub's own for its services.
+    Opening a page, and loading an image from one of ours, needs no proof, and neither does a GET of a client that says
+    nothing of its mode. Everything else does: the XSRF token in a header. A foreign ``Origin`` is refused besides.
+    JupyterHub's own rule for its services lets every request of the mode ``no-cors`` pass, from other sites too.
     """
     headers = request.headers
     origin = headers.get("origin")

@@ -70,11 +70,6 @@ class Sampler:
         self._programs: dict[str, float] = {}
         self._programs_at = 0.0
 
-    @property
-    def has_cgroup(self) -> bool:
-        """Whether memory figures come from a cgroup of this server's own."""
-        return self._memory is not None
-
     def memory(self) -> cgroup.MemoryReading | None:
         """The memory controller alone, which is cheap; None without one."""
         if self._memory is None:

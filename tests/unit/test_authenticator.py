@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from argon2 import PasswordHasher
 from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError
 
@@ -16,6 +17,7 @@ from maestro_authenticator import MaestroAuthenticator
 from maestro_authenticator.accounts import MAX_PENDING, Accounts, NewerDatabase, Status, schema_table
 from maestro_authenticator.address import client_address
 from maestro_authenticator.authenticator import PasswordChangeDue
+from maestro_authenticator.passwords import Passwords
 from maestro_authenticator.rules import check_new_name, check_new_password, normal_name, one_time_password
 from maestro_authenticator.throttle import LIMITS, Limit, Throttle, TooMany
 from maestro_core.errors import MaestroError
@@ -25,14 +27,28 @@ PASSWORD = "four words in a row"
 
 @pytest.fixture
 def authenticator(tmp_path: Path) -> MaestroAuthenticator:
-    """An authenticator on an empty database, with one admin by configuration."""
-    return MaestroAuthenticator(accounts_path=str(tmp_path / "accounts" / "accounts.sqlite"), admin_users={"admin"})
+    """An authenticator on an empty database, with one admin by configuration; its hashes are cheap ones."""
+    made = MaestroAuthenticator(accounts_path=str(tmp_path / "accounts" / "accounts.sqlite"), admin_users={"admin"})
+    made.passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+    return made
 
 
-def request_from(address: str = "192.0.2.1") -> SimpleNamespace:
-    """What the Hub hands to ``authenticate``: a handler, of which only the address matters."""
+def request_from(address: str = "192.0.2.1", browser: dict[str, bytes] | None = None) -> SimpleNamespace:
+    """What the Hub hands to ``authenticate``: a handler, of which the address matters and the browser's cookies."""
+    cookies = {} if browser is None else browser
     connection = SimpleNamespace(context=None)
-    return SimpleNamespace(request=SimpleNamespace(remote_ip=address, headers=HTTPHeaders(), connection=connection))
+    request = SimpleNamespace(remote_ip=address, headers=HTTPHeaders(), connection=connection, protocol="https")
+
+    def set_cookie(name: str, value: str, **attributes: object) -> None:
+        assert attributes["httponly"] and attributes["secure"] and attributes["path"] == "/hub/"
+        cookies[name] = value.encode()
+
+    return SimpleNamespace(
+        request=request,
+        hub=SimpleNamespace(base_url="/hub/"),
+        get_secure_cookie=lambda name, max_age_days: cookies.get(name),
+        set_secure_cookie=set_cookie,
+    )
 
 
 def test_the_address_is_the_one_that_the_proxy_saw() -> None:
@@ -49,10 +65,15 @@ def test_the_address_is_the_one_that_the_proxy_saw() -> None:
 
 
 async def sign_in(
-    authenticator: MaestroAuthenticator, name: str, password: str, address: str = "192.0.2.1"
+    authenticator: MaestroAuthenticator,
+    name: str,
+    password: str,
+    address: str = "192.0.2.1",
+    browser: dict[str, bytes] | None = None,
 ) -> str | None:
     """Sign in as the Hub's form does; the name that the Hub would know, or None."""
-    model = await authenticator.get_authenticated_user(request_from(address), {"username": name, "password": password})
+    typed = {"username": name, "password": password}
+    model = await authenticator.get_authenticated_user(request_from(address, browser), typed)
     return model["name"] if model else None
 
 
@@ -235,13 +256,14 @@ async def test_allowed_users_narrows_who_may_come_in(authenticator: MaestroAuthe
 
 
 async def test_the_loop_goes_on_while_a_password_is_checked(authenticator: MaestroAuthenticator) -> None:
+    authenticator.passwords = Passwords()
     longest, last = 0.0, time.monotonic()
     check = asyncio.ensure_future(sign_in(authenticator, "nobody", PASSWORD))
     while not check.done():
         await asyncio.sleep(0)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
     hashing = time.monotonic()
-    authenticator.passwords.hash_now(PASSWORD)
+    await authenticator.passwords.hash(PASSWORD)
     assert longest < (time.monotonic() - hashing) / 2
 
 
@@ -303,6 +325,29 @@ async def test_the_right_password_clears_the_persons_failures(authenticator: Mae
         for _ in range(LIMITS["name and address"].free):
             assert await sign_in(authenticator, "ann", "wrong") is None
         assert await sign_in(authenticator, "ann", PASSWORD) == "ann"
+
+
+async def test_strangers_who_guess_make_nobody_wait_who_has_signed_in_here_before(
+    authenticator: MaestroAuthenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "name", Limit(free=2, longest=30))
+    authenticator.throttle = Throttle(authenticator.accounts, lambda: 1_000_000.0)  # no wait ends by itself
+    for name in ("ann", "bob"):
+        await authenticator.accounts.give(name, await authenticator.passwords.hash(PASSWORD), must_change=False)
+    laptop, phone = dict[str, bytes](), dict[str, bytes]()
+    assert await sign_in(authenticator, "ann", PASSWORD, browser=laptop) == "ann"
+    for number in range(3):
+        assert await sign_in(authenticator, "ann", "guess", f"198.51.100.{number}") is None
+    assert (await refused(sign_in(authenticator, "ann", PASSWORD, browser=phone))).status_code == 429
+    assert await sign_in(authenticator, "ann", PASSWORD, "203.0.113.9", browser=laptop) == "ann"
+
+    device = laptop.copy()
+    await sign_in(authenticator, "bob", PASSWORD, browser=laptop)
+    assert (await refused(sign_in(authenticator, "ann", PASSWORD, browser=laptop))).status_code == 429, "it is bob's"
+    for number in range(LIMITS["name and device"].free + 1):  # who has the cookie may guess no more than others
+        assert await sign_in(authenticator, "ann", "guess", f"203.0.113.{number}", browser=device) is None
+    error = await refused(sign_in(authenticator, "ann", "guess", "203.0.113.200", browser=device))
+    assert error.status_code == 429
 
 
 def test_waits_double_up_to_the_longest() -> None:
