@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .installation import SERVICES, Installation, data_path
-from .keys import key_path, make_private_directory
+from .keys import key_path, make_private_directory, make_state_directory
 from .parent import PARENT_VARIABLE
 from .settings import SettingsError
 
@@ -118,7 +118,7 @@ def add_services(c: Any, maestro: Installation) -> None:
         SettingsError: if the addresses cannot be told from the config.
     """
     base = base_url(c)
-    make_private_directory(maestro.state)
+    make_state_directory(maestro.state)
     for name in maestro.services:
         service = _service(c, maestro, name, base)
         c.JupyterHub.services.append(service)
@@ -161,7 +161,7 @@ def add_culler(c: Any, maestro: Installation, idle_minutes: int = 0) -> None:
         SettingsError: if the addresses cannot be told from the config.
     """
     name = "maestro-idle-culler"
-    make_private_directory(maestro.state)
+    make_state_directory(maestro.state)
     environment = {
         "MAESTRO_SERVICE_URL": _addresses(c, maestro, base_url(c))["MAESTRO_SERVICE_URL"],
         "MAESTRO_IDLE_MINUTES": str(idle_minutes),

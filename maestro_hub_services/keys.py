@@ -11,8 +11,16 @@ import os
 import secrets
 from pathlib import Path
 
+from .settings import SettingsError
+
 #: token files of the Hub's services, by service name
 SERVICE_TOKENS = ("workspaces", "packages", "mlflow", "maestro-spawner")
+
+#: what may lie in an installation's directory; lost+found is a volume's own
+OF_A_STATE = {
+    "accounts", "homes", "hub", "keys", "log", "lost+found", "maestro.yaml", "mlflow", "packages", "run", "service",
+    "workspaces",
+}  # fmt: skip
 
 
 class KeyFileError(Exception):
@@ -29,6 +37,23 @@ def make_private_directory(path: Path) -> Path:
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)
     return path
+
+
+def make_state_directory(path: Path) -> Path:
+    """The directory of an installation, as :func:`make_private_directory` makes it.
+
+    Raises:
+        SettingsError: it is there, open to others, and holds what is none of ours: somebody else's would be closed.
+        OSError: as there.
+    """
+    if path.is_dir() and path.stat().st_mode & 0o077:
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in OF_A_STATE)
+        if foreign:
+            raise SettingsError(
+                f"{path} holds other things already ({foreign[0][:40]!r}), and Maestro would close it to all others: "
+                "name a directory of its own in MAESTRO_STATE."
+            )
+    return make_private_directory(path)
 
 
 def key_path(state: Path, name: str) -> Path:

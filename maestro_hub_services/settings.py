@@ -2,7 +2,7 @@
 
 The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Nothing else reads ``MAESTRO_*``.
 
-``MAESTRO_STATE``        directory of this installation's data, mode 0700 (``./state``)
+``MAESTRO_STATE``        directory of this installation's data alone, mode 0700 (``./state``)
 ``MAESTRO_POLICY``       path of ``maestro.yaml``
 ``MAESTRO_BIND``         ``host:port`` where the service listens (``127.0.0.1:8181``)
 ``MAESTRO_PUBLIC_URL``   address of the Hub for people, with its base path (``http://127.0.0.1:8888/``)

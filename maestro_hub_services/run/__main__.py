@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from ..compose import isolation_problem, proxy_command
 from ..installation import PORTS, ROOT, Installation, data_path
-from ..keys import SERVICE_TOKENS, KeyFileError, make_private_directory
+from ..keys import SERVICE_TOKENS, KeyFileError, make_private_directory, make_state_directory
 from ..parent import adopt_orphans, signal_on_parent_death
 from ..settings import SettingsError
 from . import demo
@@ -65,7 +65,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 @contextmanager
 def _own_state(maestro: Installation) -> Iterator[Installation]:
-    make_private_directory(maestro.state)
+    make_state_directory(maestro.state)
     yield maestro
 
 

@@ -2,9 +2,9 @@
 
 The cookie holds the Hub's OAuth token, encrypted with a key of this installation; signing out at the Hub revokes that
 token, so the session ends within 5 s. A second cookie, readable by the page, holds the session's XSRF token: MLflow's
-pages copy a cookie named ``mlflow-request-header-<name>`` into the header ``<name>`` of each of their requests. No page of
-another origin can read it. A page of the same origin can, whatever the cookie's path says (it may open a page of ours in
-a frame): where people do not trust each other's notebook servers, each has a subdomain.
+pages copy a cookie named ``mlflow-request-header-<name>`` into the header ``<name>`` of each of their requests. No page
+of another origin can read it; one of the same origin can, whatever the cookie's path says (it may frame one of ours):
+where people do not trust each other's notebook servers, each has a subdomain.
 """
 
 from __future__ import annotations

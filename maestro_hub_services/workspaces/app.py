@@ -13,7 +13,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
-from maestro_hub_services.keys import KeyFileError, ensure_key, make_private_directory
+from maestro_hub_services.keys import KeyFileError, ensure_key, make_private_directory, make_state_directory
 from maestro_hub_services.parent import exit_with_parent
 from maestro_hub_services.settings import Settings, SettingsError, load_settings
 from maestro_hub_services.store import Store, StoreLocked
@@ -46,7 +46,7 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
     Raises:
         StoreLocked: another process has the store open.
     """
-    state = make_private_directory(settings.state)
+    state = make_state_directory(settings.state)
     folder = make_private_directory(state / "service")
     async with AsyncExitStack() as stack:
         store = await Store.open(
