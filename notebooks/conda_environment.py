@@ -29,6 +29,7 @@ RECORD = "conda.yml"
 #: what a kernel needs; installed with the first package
 KERNEL_PACKAGES = ("python", "ipykernel")
 _HEAD = "# Kept by 'maestro install W PACKAGE --conda'. 'maestro install W --conda' builds it in another server.\n"
+_NO_KERNEL = re.compile(r"No candidates were found for (?:python|ipykernel) ")
 _REASON = re.compile(r"\(403 (.*?)\) for url", re.DOTALL)
 _TOKEN = re.compile(r"/t/[^/\s]+")
 
@@ -176,7 +177,7 @@ async def _solve(
     failure: Exception | None = None
     attempts = [(KERNEL_PACKAGES, pins), (KERNEL_PACKAGES, {}), ((), pins), ((), {})]
     for kernel, constraints in attempts if pins else attempts[1::2]:
-        if failure is not None and not kernel and "for ipykernel" not in str(failure):
+        if failure is not None and not kernel and not _NO_KERNEL.search(str(failure)):
             break
         try:
             found = await rattler.solve(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -44,11 +43,10 @@ class House:
     folder: Path
 
     def server(self, name: str, token: str, role: str = "editor") -> Place:
-        """A new notebook server in the workspace, with the files of its launch."""
+        """A notebook server in the workspace, with the files of its launch; of a new name: a new one."""
         etc, env, work = (self.folder / name / part for part in ("etc", "env", "work"))
-        shutil.rmtree(self.folder / name, ignore_errors=True)
         for path in (etc, env, work):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         for filename, text in client_files(self.url, token).items():
             (etc / filename).write_text(text)
         return place_of(self.environ(name, role), "demo")
