@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("decision", "index", "launch", "repodata")
+BENCHMARKS = ("decision", "environment", "index", "launch", "repodata")
 
 
 def main(names: list[str]) -> int:
