@@ -814,8 +814,7 @@ def _source(policy: CompiledPolicy, name: str, version: str) -> Verdict:
     sentence = (
         f"{name} {version} is offered to this Python as source only, and a build runs its code: that "
         f"{'is blocked' if blocked else 'needs an approval'} by {_who(policy, level)} (rule sdists: {action.value}). "
-        f"Install a version that has a wheel, or ask {_whom(level)} to "
-        f"{'change the rule' if blocked else 'approve it'}."
+        f"Install a version that has a wheel, or ask {f'{_whom(level)} to change the rule.' if blocked else _REQUEST}"
     )
     return Verdict(action, sentence, f"sdists: {action.value}", level)
 
@@ -853,6 +852,10 @@ def _untrusted(policy: CompiledPolicy, channel: str) -> bool:
     return channel != PYPI and channel not in policy.channels.names
 
 
+#: how a package is asked for that needs an approval
+_REQUEST = "for it with 'maestro request' or on the page Packages."
+
+
 def _who(policy: CompiledPolicy, level: Level) -> str:
     return "the global policy" if level == "global" else f"the policy of workspace {policy.workspace}"
 
@@ -880,8 +883,7 @@ def _held_back(policy: CompiledPolicy, rule: Rule, name: str, version: str | Non
     subject = _subject(name, version) if rule.specifier or allowed else name
     why = f": {rule.reason}" if rule.reason else ""
     sentence = (
-        f"{subject} needs an approval by {_who(policy, rule.level)} (rule {rule.text}){why}. "
-        f"{_approval(rule.level, allowed)}"
+        f"{subject} needs an approval by {_who(policy, rule.level)} (rule {rule.text}){why}. {_approval(allowed)}"
     )
     return Verdict(Action.ASK, sentence, rule.text, rule.level)
 
@@ -890,14 +892,14 @@ def _not_listed(policy: CompiledPolicy, name: str, version: str | None, allowed:
     level = policy.fallback.level
     sentence = (
         f"{_subject(name, version if allowed else None)} is not on the allow list of {_who(policy, level)} "
-        f"(preset {policy.fallback.preset}). {_approval(level, allowed)}"
+        f"(preset {policy.fallback.preset}). {_approval(allowed)}"
     )
     return Verdict(Action.ASK, sentence, f"preset {policy.fallback.preset}", level)
 
 
-def _approval(level: Level, allowed: list[str]) -> str:
+def _approval(allowed: list[str]) -> str:
     instead = f"Install {' or '.join(allowed)}, or ask" if allowed else "Ask"
-    return f"{instead} {_whom(level)} to approve it."
+    return f"{instead} {_REQUEST}"
 
 
 def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:

@@ -19,7 +19,7 @@ from ipython_magics.denials import DenialLine, Index, Watch
 from maestro_core.clients import client_files
 
 LINK = "/services/workspaces/requests?workspace=demo&package=tensorflow"
-ASKED = "tensorflow needs an approval by the global policy (rule tensorflow). Ask an admin of this Hub to approve it."
+ASKED = "tensorflow needs an approval by the global policy (rule tensorflow). Ask for it with 'maestro request'."
 
 
 class FakeIndex:

@@ -203,7 +203,7 @@ class TestSentences:
         ))  # fmt: skip
         assert decide(rules, "tensorflow", "3.1").reason == (
             "tensorflow 3.1 needs an approval by the global policy (rule tensorflow). "
-            "Install tensorflow<3, or ask an admin of this Hub to approve it."
+            "Install tensorflow<3, or ask for it with 'maestro request' or on the page Packages."
         )
 
     def test_strict(self) -> None:
@@ -294,8 +294,8 @@ class TestSource:
     def test_the_sentence(self) -> None:
         assert decide_file(policy(sdists="ask"), "Rich", "1.0", True).reason == (
             "rich 1.0 is offered to this Python as source only, and a build runs its code: that needs an approval by "
-            "the global policy (rule sdists: ask). Install a version that has a wheel, or ask an admin of this Hub to "
-            "approve it."
+            "the global policy (rule sdists: ask). Install a version that has a wheel, or ask for it with "
+            "'maestro request' or on the page Packages."
         )
 
 
