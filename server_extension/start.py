@@ -58,7 +58,10 @@ def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
         from .packages.build import build
 
         try:
-            build(launch, environ).keep(launch.private)
+            outcome = build(launch, environ)
+            # a wheel may put files anywhere in the environment: none of them is the server's configuration
+            shutil.rmtree(launch.private, ignore_errors=True)
+            outcome.keep(launch.private)
         except OSError as error:
             raise StartError(f"{error.filename} cannot be written: {error.strerror}.") from error
     variables = kernel_variables(launch, environ)

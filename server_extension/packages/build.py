@@ -17,7 +17,7 @@ from typing import Any
 from ..launch import Launch
 from .installed import of_prefix, packages_folder, target_of, versions
 from .record import NotTold, Record
-from .uv import OutOfTime, Package, Uv, UvError
+from .uv import NeedsSource, OutOfTime, Package, Uv, UvError
 
 #: how long a start may take for it; the Hub gives up after 60 seconds
 START_SECONDS = 40.0
@@ -35,7 +35,7 @@ class Outcome:
         target, locked_for: this server's, and that of the lock from which it was resolved (as they are shown).
         missing: name or requirement -> why it is not there.
         moved: what another version than in ``locked_for`` was taken of, as lines.
-        unfinished: the time was over; what is left can be done beside the server.
+        unfinished: the time was over, or something has to be built from source; that is done beside the server.
         problem: why nothing could be done.
     """
 
@@ -69,16 +69,20 @@ class Outcome:
             return cls()
 
 
-def uv_of(launch: Launch, environ: Mapping[str, str], seconds: float) -> Uv:
+def uv_of(launch: Launch, environ: Mapping[str, str], seconds: float, *, sources: bool) -> Uv:
     """uv for the launch's environment."""
-    return Uv(launch.prefix / "bin" / "uv", launch.python, launch.uv_cache, environ, seconds)
+    return Uv(launch.prefix / "bin" / "uv", launch.python, launch.uv_cache, environ, seconds, sources=sources)
 
 
-def build(launch: Launch, environ: Mapping[str, str], seconds: float = START_SECONDS) -> Outcome:
+def build(
+    launch: Launch, environ: Mapping[str, str], seconds: float = START_SECONDS, *, sources: bool = False
+) -> Outcome:
     """Build it; whatever goes wrong is in the outcome.
 
     Args:
         seconds: how long it may take.
+        sources: whether packages may be built from source. Not before the server runs: their code could leave it a
+            configuration.
     """
     began = time.monotonic()
     named = environ.get("MAESTRO_ENVIRONMENT", "")
@@ -86,7 +90,7 @@ def build(launch: Launch, environ: Mapping[str, str], seconds: float = START_SEC
     record = Record.of(environ)
     if outcome.version and record is not None:
         try:
-            _Build(launch, record, uv_of(launch, environ, seconds), outcome).run()
+            _Build(launch, record, uv_of(launch, environ, seconds, sources=sources), outcome).run()
         except NotTold as error:
             outcome.problem = str(error)
         except OutOfTime:
@@ -142,7 +146,7 @@ class _Build:
         """The files for this Python, platform and image; kept for the next server where they are all there."""
         before = {it["name"]: it["version"] for it in what["packages"]}
         packages = self._without_prefix(self._lock(what["requirements"], self._prefix | before))
-        if not self._outcome.missing and not self._launch.viewer:
+        if not (self._outcome.missing or self._outcome.unfinished or self._launch.viewer):
             try:
                 packages = self._record.deposit(self._outcome.version, target, packages)["packages"]
             except NotTold as error:
@@ -170,6 +174,9 @@ class _Build:
             return self._uv.lock(good, prefer, hidden)
         except OutOfTime:
             raise
+        except NeedsSource:
+            self._outcome.unfinished = True
+            return []
         except UvError:
             self._outcome.missing |= dict.fromkeys(good, together)
             return []
@@ -179,6 +186,9 @@ class _Build:
             self._uv.lock([requirement], prefer, hidden)
         except OutOfTime:
             raise
+        except NeedsSource:
+            self._outcome.unfinished = True
+            return False
         except UvError as error:
             self._outcome.missing[requirement] = str(error)
             return False
@@ -198,6 +208,8 @@ class _Build:
                 self._uv.install([package])
             except OutOfTime:
                 raise
+            except NeedsSource:
+                self._outcome.unfinished = True
             except UvError as error:
                 self._outcome.missing[f"{package['name']} {package['version']}"] = str(error)
 

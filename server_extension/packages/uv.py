@@ -15,6 +15,7 @@ from typing import Any
 #: a package of a lock: name, version, hashes (``maestro_core.environments.LockedPackage`` as JSON)
 Package = dict[str, Any]
 NOT_ANSWERING = "the package index does not answer"
+_NO_WHEELS = "building from source is disabled"
 _SIGNS_OF_SILENCE = ("error sending request", "client error (Connect)", "HTTP status server error", "timed out")
 
 
@@ -26,6 +27,10 @@ class OutOfTime(UvError):
     """The time was over; what was downloaded so far is kept for the next attempt."""
 
 
+class NeedsSource(UvError):
+    """There is no wheel, and what its build would run is not run here."""
+
+
 class Uv:
     """uv for one environment.
 
@@ -34,12 +39,20 @@ class Uv:
             the environment and not copied.
         environ: the server's, with the addresses of index and password (``maestro_core.clients``).
         seconds: for all calls together.
+        sources: whether a package may be built from source, which runs its code.
     """
 
     def __init__(
-        self, program: Path, python: Path, cache: Path, environ: Mapping[str, str], seconds: float = 600.0
+        self,
+        program: Path,
+        python: Path,
+        cache: Path,
+        environ: Mapping[str, str],
+        seconds: float = 600.0,
+        *,
+        sources: bool = False,
     ) -> None:
-        self._program, self._python = program, python
+        self._program, self._python, self._sources = program, python, sources
         self._environ = {
             **environ,
             "UV_CACHE_DIR": str(cache),
@@ -102,6 +115,7 @@ class Uv:
         if left <= 0:
             raise OutOfTime("the time for it was over")
         line = [str(self._program), "pip", command, *map(str, arguments), "--python", str(self._python), "--quiet"]
+        line += [] if self._sources else ["--no-build"]
         try:
             done = subprocess.run(
                 line,
@@ -119,6 +133,8 @@ class Uv:
             raise OutOfTime("the time for it was over") from None
         except OSError as error:
             raise UvError(f"uv cannot be started ({error.strerror})") from None
+        if done.returncode and _NO_WHEELS in done.stderr:
+            raise NeedsSource("there is no wheel of it")
         if done.returncode:
             raise UvError(reason_in(done.stderr))
 

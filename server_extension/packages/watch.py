@@ -57,7 +57,7 @@ class Watch:
             await asyncio.sleep(LOOK_SECONDS)
             if stamp(self._folder) != self._seen:
                 await self._still()
-                if not await asyncio.to_thread(self.compare):
+                if not await asyncio.to_thread(self._compare_or_log):
                     await asyncio.sleep(AGAIN_SECONDS)
 
     def begin(self) -> None:
@@ -75,7 +75,7 @@ class Watch:
 
     def _finish(self) -> None:
         """What did not fit into the time of a start; blocks for minutes."""
-        outcome = build(self._launch, self._environ, FINISH_SECONDS)
+        outcome = build(self._launch, self._environ, FINISH_SECONDS, sources=True)
         self._begin_from(outcome)
         ready = f"Version {outcome.version} of the environment of {self._launch.workspace} is installed now: restart "
         done = not (outcome.unfinished or outcome.problem or outcome.missing)
@@ -90,6 +90,14 @@ class Watch:
             await asyncio.sleep(LOOK_SECONDS / 2)
             if (now := stamp(self._folder)) != last:
                 last, since = now, time.monotonic()
+
+    def _compare_or_log(self) -> bool:
+        try:
+            return self.compare()
+        except Exception:  # a mistake of ours ends this look, not the watch
+            self._log.exception("Maestro: what is installed could not be compared")
+            self._seen = stamp(self._folder)
+            return True
 
     def compare(self) -> bool:
         """See what is different, and tell the service; False where that has to be tried again."""
@@ -153,7 +161,7 @@ class Watch:
         """The index's files for what is installed; and by name, why the index does not give one."""
         if not packages:
             return [], {}
-        uv = uv_of(self._launch, self._environ, REPORT_SECONDS)
+        uv = uv_of(self._launch, self._environ, REPORT_SECONDS, sources=True)
         try:
             return uv.lock([_pin(it) for it in packages], alone=True), {}
         except UvError:
@@ -177,7 +185,8 @@ def notices_of(outcome: Outcome, workspace: str) -> Iterable[tuple[str, str, str
         again = f"{version} was not installed, start the server again to have it"
         yield "environment-build", "warning", f"{outcome.problem.rstrip('.')}: {again}."
     elif outcome.unfinished:
-        yield "environment-build", "info", f"The installation of {version} takes long and goes on beside the server."
+        why = "takes long, or builds something from source, and goes on beside the server"
+        yield "environment-build", "info", f"The installation of {version} {why}."
     elif outcome.missing:
         listed = "; ".join(f"{name} ({why})" for name, why in outcome.missing.items())
         yield "environment-build", "warning", f"This server lacks packages of {version}: {listed}."[:1900]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maestro_core.environments import EnvironmentBuild, EnvironmentChange
+from server_extension import start
 from server_extension.launch import Launch
 from server_extension.packages import build as building
 from server_extension.packages import watch as watching
 from server_extension.packages.build import Outcome, build
 from server_extension.packages.installed import look, packages_folder, stamp, target_of
 from server_extension.packages.record import NotTold
-from server_extension.packages.uv import UvError, reason_in
+from server_extension.packages.uv import NeedsSource, UvError, reason_in
 from server_extension.packages.watch import Watch, notices_of
 
 HASH = "sha256:" + "0" * 64
@@ -53,6 +56,12 @@ class FakeUv:
         self.refused: dict[str, str] = {}
         self.installed: list[str] = []
         self.resolved: list[tuple[list[str], dict[str, str]]] = []
+        self.without_wheel: set[str] = set()
+        self.sources = False
+
+    def with_sources(self, sources: bool) -> FakeUv:
+        self.sources = sources
+        return self
 
     def lock(
         self, requirements: list[str], prefer: dict[str, str] | None = None, leave_out: Any = (), *, alone: bool = False
@@ -64,6 +73,8 @@ class FakeUv:
     def _package(self, name: str, version: str) -> dict[str, Any]:
         if name in self.refused:
             raise UvError(self.refused[name])
+        if name in self.without_wheel and not self.sources:
+            raise NeedsSource("there is no wheel of it")
         return {"name": name, "version": version, "hashes": [HASH]}
 
     def install(self, packages: list[dict[str, Any]]) -> None:
@@ -102,7 +113,7 @@ class FakeRecord:
 def uv(monkeypatch: pytest.MonkeyPatch) -> FakeUv:
     made = FakeUv()
     for module in (building, watching):
-        monkeypatch.setattr(module, "uv_of", lambda *_: made)
+        monkeypatch.setattr(module, "uv_of", lambda *_, sources: made.with_sources(sources))
     monkeypatch.setattr(building, "of_prefix", lambda: {"numpy": "2.0"})
     return made
 
@@ -256,6 +267,28 @@ class TestBuild:
         assert uv.installed == ["rich 2.0"] and outcome.missing == {"gone": "gone was not found"}
         assert record.deposits == []
 
+    def test_what_has_to_be_built_from_source_waits_until_the_server_runs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: FakeUv
+    ) -> None:
+        record = FakeRecord(EnvironmentBuild.model_validate({"version": 4, "requirements": ["old==1.0", "rich==2.0"]}))
+        uv.without_wheel = {"old"}
+        outcome = self.outcome(tmp_path, monkeypatch, record)
+        assert uv.installed == ["rich 2.0"] and outcome.unfinished and outcome.missing == {} and record.deposits == []
+        outcome.keep(launch_in(tmp_path).private)
+        said: list[str] = []
+        watch = Watch(
+            launch_in(tmp_path),
+            {"MAESTRO_ENVIRONMENT": "4"},
+            lambda _, __, text: said.append(text),
+            logging.getLogger(),
+        )
+        watch.begin()
+        watch._finish()
+        assert uv.installed[1:] == ["old 1.0", "rich 2.0"] and len(record.deposits) == 1
+        assert said[1] == (
+            "Version 4 of the environment of demo is installed now: restart the kernels that are to use it."
+        )
+
     def test_a_viewer_resolves_for_themselves(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: FakeUv
     ) -> None:
@@ -310,3 +343,17 @@ def test_what_came_of_a_build_is_read_back(tmp_path: Path) -> None:
     assert Outcome.kept(tmp_path) == outcome
     (tmp_path / building.OUTCOME).write_text(json.dumps({"other": 1}))
     assert Outcome.kept(tmp_path) == Outcome()
+
+
+def test_a_wheel_leaves_the_server_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = Launch("demo", tmp_path, tmp_path / "env", tmp_path, Path(sys.prefix))
+
+    def planted(launch: Launch, environ: Mapping[str, str]) -> Outcome:
+        folder = launch.private / "config"
+        folder.mkdir(parents=True)
+        (folder / "jupyter_server_config.py").write_text("raise SystemExit('planted')")
+        return Outcome(version=1)
+
+    monkeypatch.setattr(building, "build", planted)
+    start.prepare(launch, {"MAESTRO_ENVIRONMENT": "1"})
+    assert list(launch.private.rglob("*.py")) == [] and Outcome.kept(launch.private).version == 1
