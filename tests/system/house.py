@@ -224,17 +224,27 @@ class Maestro:
         return self.admin.submit("hub/accounts", {"username": name, "action": action})
 
     @contextmanager
-    def packages_from(self, upstream: str) -> Iterator[None]:
-        """Let the package index ask this upstream, until the end of the block."""
+    def ruled(self, change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Change ``maestro.yaml``, until the end of the block."""
         written = self.policy.read_text()
-        sections = yaml.safe_load(written)
-        section = sections.get("packages") or {}
-        section["index"] = {**section.get("index", {}), "upstream": upstream}
-        self._rule(yaml.safe_dump({**sections, "packages": section}))
+        policy = yaml.safe_load(written)
+        change(policy)
+        self._rule(yaml.safe_dump(policy))
         try:
             yield
         finally:
             self._rule(written)
+
+    @contextmanager
+    def packages_from(self, upstream: str) -> Iterator[None]:
+        """Let the package index ask this upstream, until the end of the block."""
+
+        def change(policy: dict[str, Any]) -> None:
+            section = policy.setdefault("packages", {})
+            section["index"] = {**section.get("index", {}), "upstream": upstream}
+
+        with self.ruled(change):
+            yield
 
     def _rule(self, policy: str) -> None:
         """Write ``maestro.yaml`` and wait until it is in force."""
