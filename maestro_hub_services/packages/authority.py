@@ -1,7 +1,8 @@
 """Whose index token is this, and which policy is in force: asked at the workspaces service, kept for seconds.
 
-"At once" means within 5 s, so nothing known is used longer without asking again. While the service does not answer,
-what was known serves for 5 minutes, and what was not known is refused.
+"At once" means within 5 s, so nothing known is used longer without asking again; a policy, of which mostly the revision
+travels, is asked for again after a second. While the service does not answer, what was known serves for 5 minutes, and
+what was not known is refused.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .once import shared
 _log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 5.0
+POLICY_FRESH_SECONDS = 1.0
 GRACE_SECONDS = 300.0
 #: after a failure the service is left alone that long by those who have an older answer
 RETRY_SECONDS = 2.0
@@ -52,10 +54,15 @@ class _Known(Generic[T]):
 
 
 class _Answers(Generic[T]):
-    """Answers by question, with the two ages of this module's first lines."""
+    """Answers by question, with the two ages of this module's first lines.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        fresh: seconds for which an answer is not asked for again.
+    """
+
+    def __init__(self, clock: Callable[[], float], fresh: float) -> None:
         self._clock = clock
+        self._fresh = fresh
         self._known: OrderedDict[str, _Known[T]] = OrderedDict()
         self._running: dict[str, asyncio.Task[_Known[T]]] = {}
         self._leave_alone_until = 0.0
@@ -66,14 +73,14 @@ class _Answers(Generic[T]):
         return known.value if known else None
 
     async def get(self, key: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The answer to ``ask``, of the last 5 s, or asked for now.
+        """The answer to ``ask``, of the last seconds, or asked for now.
 
         Raises:
             MaestroError: the service's refusal; ``service_unavailable`` if it is away and nothing young is known.
         """
         now = self._clock()
         known = self._known.get(key)
-        if known is not None and now - known.at < FRESH_SECONDS:
+        if known is not None and now - known.at < self._fresh:
             return known.get()
         if self._serves_still(known, now) and now < self._leave_alone_until:
             return known.get()
@@ -119,8 +126,8 @@ class Authority:
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"token {token}"}, timeout=_TIMEOUT, follow_redirects=False, trust_env=False
         )
-        self._owners: _Answers[TokenOwner] = _Answers(clock)
-        self._policies: _Answers[CompiledPolicy] = _Answers(clock)
+        self._owners: _Answers[TokenOwner] = _Answers(clock, FRESH_SECONDS)
+        self._policies: _Answers[CompiledPolicy] = _Answers(clock, POLICY_FRESH_SECONDS)
         self._malware: dict[str, asyncio.Task[Malware]] = {}
         self._book = Malware()
 

@@ -21,7 +21,7 @@ class Denial:
     """One refused download.
 
     Attributes:
-        id: grows; ask for what came after the last one you have seen.
+        id: grows, over restarts of the index too; ask for what came after the last one you have seen.
         time: UTC, ISO 8601, of the last time.
         message: the sentence that the client got.
         action: ``block`` or ``ask``.
@@ -48,7 +48,7 @@ class Denials:
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
-        self._last = 0
+        self._last = int(now().timestamp() * 1000)  # an earlier process stayed below it
         self._by_launch: OrderedDict[str, deque[Denial]] = OrderedDict()
 
     def record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -146,3 +147,26 @@ class TestLaunches:
         assert code(owner.api().get(f"launches/{session}")) == (404, "unknown_launch")
         admin.delete(f"launches/{session}")
         until(lambda: sam.api().get(f"launches/{session}").json()["status"] == "ended", 60, "it does not stop")
+
+    def test_a_launchs_index_password_opens_the_index_alone_and_ends_with_it(self, maestro: Maestro) -> None:
+        """netrc knows hosts and no paths, so programs send it to whatever else is on the index's host."""
+        sam = maestro.person("sam")
+        session = sam.api().post("launches", json={}).json()["session_id"]
+        file = maestro.state / "run/launches" / session / "etc/netrc"
+        until(file.exists, 60, "the launch has no netrc")
+        _, user, password = file.read_text().split()[1::2]
+        until(lambda: sam.api().get(f"launches/{session}").json()["status"] == "running", 60, "it does not start")
+
+        def ask(path: str, **credentials: Any) -> int:
+            return httpx.get(f"{maestro.url}{path}", follow_redirects=False, timeout=30, **credentials).status_code
+
+        index = "services/packages/denials"
+        assert ask(index, auth=(user, password)) == 200
+        elsewhere = ("services/workspaces/api/v1/jupyter/me", "api/v1/jupyter/me", "hub/api/user",
+                     "services/mlflow/api/2.0/mlflow/experiments/search", f"user/sam/{session}/api")  # fmt: skip
+        for path in elsewhere:
+            assert ask(path, auth=(user, password)) in (302, 400, 401, 403, 404), path
+            for scheme in ("token", "Bearer"):
+                assert ask(path, headers={"Authorization": f"{scheme} {password}"}) in (302, 400, 401, 403, 404), path
+        sam.api().delete(f"launches/{session}")
+        until(lambda: ask(index, auth=(user, password)) == 403, 60, "the password outlives its launch")
