@@ -236,12 +236,12 @@ class Maestro:
             self._rule(written)
 
     @contextmanager
-    def packages_from(self, upstream: str) -> Iterator[None]:
-        """Let the package index ask this upstream, until the end of the block."""
+    def packages_from(self, upstream: str, channels: str = "") -> Iterator[None]:
+        """Let the package index ask this upstream, and that place of conda channels, until the end of the block."""
 
         def change(policy: dict[str, Any]) -> None:
             section = policy.setdefault("packages", {})
-            section["index"] = {**section.get("index", {}), "upstream": upstream}
+            section["index"] = {**section.get("index", {}), "upstream": upstream, "channel_alias": channels}
 
         with self.ruled(change):
             yield

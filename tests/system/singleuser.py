@@ -217,9 +217,9 @@ class NotebookServer:
         """One request with the server's token."""
         return httpx.request(method, self.url + path, headers=self.headers, timeout=LIMIT, **arguments)
 
-    def open_notebook(self, path: str) -> Notebook:
+    def open_notebook(self, path: str, kernel: str = "python3") -> Notebook:
         """What JupyterLab does when a notebook is opened: a session with a kernel of the notebook's own."""
-        asked = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+        asked = {"path": path, "name": path, "type": "notebook", "kernel": {"name": kernel}}
         answer = self.api("POST", "api/sessions", json=asked)
         assert answer.status_code == 201, answer.text
         session = answer.json()
