@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -212,6 +213,7 @@ class TestIdleServers:
         work = notebook("real-busy").open_notebook("work.ipynb").run("import time; time.sleep(600)")
         with pytest.raises(TimeoutError):
             asyncio.run(asyncio.wait_for(work, 3))
+        assert notebook("real-idle").api("GET", "api/status").is_success, "the last of them to be used"
 
         until(lambda: launch("real-kept")["ends_at"], 60, "nobody is warned")
         assert until(lambda: warnings("real-kept"), 10, "the notebook is not told") == ["keep"]
@@ -222,7 +224,11 @@ class TestIdleServers:
         until(lambda: launch("real-idle")["status"] == "ended", 75, "the idle one goes on")
         assert launch("real-idle")["ended_reason"] == "nobody used it for 1 minute"
         assert not house.processes("real-idle")
-        assert [launch(name)["status"] for name in ("real-kept", "real-busy")] == ["running", "running"]
+        for name in ("real-kept", "real-busy"):
+            shown = launch(name)
+            assert shown["status"] == "running", name
+            end = shown["ends_at"] and datetime.fromisoformat(shown["ends_at"])
+            assert end is None or end > datetime.now(UTC) + timedelta(seconds=10), f"{name} ends as well"
         stop_all(api)
 
 
