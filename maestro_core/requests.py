@@ -321,7 +321,8 @@ class Review(BaseModel):
         proposed: the versions that an approval allows which says nothing else; empty: not known.
         near: popular packages of which the name is a near miss.
         advisories_known: how many advisories there are at all; 0: nobody has imported any.
-        elsewhere: workspaces in which it is approved. asked_elsewhere: those in which it is asked for.
+        used_in: other workspaces whose environment has it. elsewhere: those in which it is approved.
+        asked_elsewhere: those in which it is asked for.
     """
 
     facts: Facts | None = None
@@ -331,6 +332,7 @@ class Review(BaseModel):
     proposed: str = ""
     near: tuple[str, ...] = ()
     advisories_known: int = 0
+    used_in: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     asked_elsewhere: tuple[str, ...] = ()
 
@@ -355,6 +357,8 @@ class Review(BaseModel):
             found.append(
                 f"One decision covers what it needs and waits for an approval too: {', '.join(self.held_back)}."
             )
+        if self.used_in:
+            found.append(f"It is part of the environment of {', '.join(self.used_in)}.")
         if self.elsewhere:
             found.append(f"It is approved in {', '.join(self.elsewhere)}.")
         if self.asked_elsewhere:
@@ -418,6 +422,7 @@ class PackageAnswer(BaseModel):
     Attributes:
         answer: ``allowed``; ``requested``: a reviewer is asked; ``held_back`` and ``blocked``: what a check finds.
         message: one sentence for the person.
+        environment: the version of the workspace's environment that has it now, where it became part of it.
     """
 
     workspace: str
@@ -427,4 +432,5 @@ class PackageAnswer(BaseModel):
     answer: Literal["allowed", "requested", "held_back", "blocked"]
     message: str
     rule: str = ""
+    environment: int | None = None
     request: RequestView | None = None

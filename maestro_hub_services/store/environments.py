@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maestro_core.environments import PYTHON, Kind, LockedPackage
+from maestro_core.environments import PYTHON, Kind, LockedPackage, by_name
 
 from .clock import now
 from .tables import environment, environment_lock
@@ -70,6 +70,22 @@ class EnvironmentRepository:
     async def newest(self, workspace_id: str, kind: Kind = PYTHON) -> EnvironmentRow | None:
         """The version that counts; None: there is none yet."""
         return await self.get(workspace_id, await self.number(workspace_id, kind), kind)
+
+    async def using(self, package: str) -> list[str]:
+        """The ids of workspaces whose present environment has a package (normal name): asked for, or locked."""
+        last = select(func.max(environment.c.id)).group_by(environment.c.workspace_id, environment.c.kind)
+        query = (
+            select(environment.c.workspace_id, environment.c.requirements, environment_lock.c.packages)
+            .outerjoin(environment_lock, environment_lock.c.environment_id == environment.c.id)
+            .where(environment.c.id.in_(last))
+        )
+        return sorted(
+            {
+                workspace_id
+                for workspace_id, requirements, locked in await self._db.execute(query)
+                if package in by_name(requirements) or any(one["name"] == package for one in locked or ())
+            }
+        )
 
     async def history(self, workspace_id: str, limit: int, kind: Kind = PYTHON) -> list[EnvironmentRow]:
         """The newest versions first."""

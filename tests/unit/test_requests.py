@@ -48,7 +48,7 @@ class Team:
         async with self.world.client(who) as client:
             return await client.request(method, path, json=body, params=query)
 
-    async def ask(self, who: str = "ann", package: str = "tensorflow", workspace: str = "demo", **more: str) -> Any:
+    async def ask(self, who: str = "ann", package: str = "tensorflow", workspace: str = "demo", **more: Any) -> Any:
         answer = await self.call(who, "POST", f"/workspaces/{workspace}/packages", {"package": package, **more})
         return answer.json() | {"status": answer.status_code}
 
@@ -240,6 +240,14 @@ class TestDeciding:
         assert "keras 3.4 has known advisories: GHSA-1." in notes
         assert "reqeusts, which it needs, is almost the name of requests" in notes
         assert "no wheel for servers here of reqeusts" in notes
+        assert "part of the environment" not in notes
+        async with team.world.authority.store.write() as unit:
+            other = await unit.workspaces.by_name("other")
+            await unit.environments.add(other.id, 0, "ann", ("TensorFlow<3",), reason="")
+        answer = await team.call("kim", "GET", f"/requests/{made}")
+        assert (
+            "It is part of the environment of other." in RequestView.model_validate_json(answer.content).review.notes()
+        )
 
     async def test_without_any_known_version_the_reviewer_has_to_say_which(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]

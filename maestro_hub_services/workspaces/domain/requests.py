@@ -39,6 +39,8 @@ from .reviewing import held_back, review_of
 async def ask(authority: Authority, caller: Caller, workspace: str, asked: PackageAsk) -> PackageAnswer:
     """Ask for a package in a workspace: ``allowed``, or ``requested`` where the policy holds it back.
 
+    What is allowed becomes part of the workspace's environment, where an editor asks and does not say otherwise.
+
     Raises:
         MaestroError: ``unknown_workspace``; ``package_blocked`` with the policy's sentence; ``conflict`` with too many
             requests pending.

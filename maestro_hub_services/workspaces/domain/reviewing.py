@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +53,7 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
         proposed=approved_versions(Approval(), row.version, known) if known or row.version else "",
         near=tuple(near_miss(row.package)),
         advisories_known=(await unit.advisories.status()).count,
+        used_in=await _names(unit, await unit.environments.using(row.package), row.workspace_id),
         elsewhere=await _names(unit, places, row.workspace_id),
         asked_elsewhere=await _names(unit, asked, row.workspace_id),
     )
@@ -80,7 +81,7 @@ def _verdict(policy: CompiledPolicy, item: ClosureItem, advisories: Sequence[Adv
     )
 
 
-async def _names(unit: Unit, places: list[str | None], own: str) -> tuple[str, ...]:
+async def _names(unit: Unit, places: Iterable[str | None], own: str) -> tuple[str, ...]:
     found = set()
     for place in set(places) - {own}:
         found.add("everywhere" if place is None else (await unit.workspaces.get(place)).shown_name)
