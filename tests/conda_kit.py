@@ -78,7 +78,7 @@ class Channels:
     Attributes:
         repodata: ``channel/subdir`` -> the whole document.
         files: path -> content.
-        away: answer nothing but 503.
+        away: answer nothing but 503. forbidden: nothing but 403.
         asked, answers: paths and statuses in order.
         redirects: path -> address.
         forms: the names under which it has repodata.
@@ -88,6 +88,7 @@ class Channels:
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     away: bool = False
+    forbidden: bool = False
     asked: list[str] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     forms: tuple[str, ...] = ("repodata.json.zst", "repodata.json")
@@ -139,8 +140,8 @@ class _ChannelHandler(web.RequestHandler):
         channels = self.channels
         channels.asked.append(path)
         folder, _, filename = path.strip("/").rpartition("/")
-        if channels.away:
-            self.set_status(503)
+        if channels.away or channels.forbidden:
+            self.set_status(503 if channels.away else 403)
         elif path in channels.redirects:
             self.redirect(channels.redirects[path])
         elif path in channels.files:

@@ -185,6 +185,30 @@ class TestRepodata:
         room.channels.files[f"/{FORGE}/linux-64/repodata.json.zst"] = b"broken"
         assert "it is no zstd file" in (await room.get(f"{FORGE}/linux-64/repodata.json.zst")).json()["message"]
 
+    async def test_what_unpacks_to_a_lot_is_not_read_in_the_service(
+        self, room: Room, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+
+        async def in_process(task: dict[str, Any]) -> dict[str, Any]:
+            asked.append(task)
+            return {"error": "it is larger than 2 GiB unpacked"}
+
+        monkeypatch.setattr(worker, "_in_process", in_process)
+        bomb = zstandard.compress(b" " * (worker.SMALL_UNPACKED + 1))
+        assert len(bomb) < worker.SMALL_BYTES
+        room.channels.files[f"/{FORGE}/noarch/repodata.json.zst"] = bomb
+        answer = await room.get(f"{FORGE}/noarch/repodata.json.zst")
+        assert (answer.status_code, len(asked)) == (502, 1)
+
+    async def test_a_refusal_of_upstream_does_not_take_away_what_was_there(self, room: Room) -> None:
+        room.channels.add("numpy", "2.1")
+        await room.records()
+        room.channels.forbidden = True
+        async with opened(room):
+            assert await room.records()
+            assert (await room.get("nvidia/noarch/repodata.json")).status_code == 404
+
 
 class TestPackages:
     async def test_a_file_is_verified_and_fetched_once(self, room: Room) -> None:

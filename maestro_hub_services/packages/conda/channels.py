@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 _FORMAT = "1"
 #: what is made of repodata
 _PARTS = ("body", "catalog")
+#: stores of objects answer 403 for what they do not have; of a folder that was there it tells nothing
 _NOT_HERE = (403, 404, 410)
 _WRITE = 1024**2
 #: folders, and plans; what is forgotten is read from disk again
@@ -187,7 +188,7 @@ class Channels:
                 seconds = freshness(response.headers)
                 if response.status_code == 304 and known is not None:
                     return known, seconds
-                if response.status_code in _NOT_HERE:
+                if response.status_code in _NOT_HERE and not (response.status_code == 403 and known and known.form):
                     continue
                 if response.status_code != 200:
                     raise away(url, f"answered {response.status_code}")
@@ -249,7 +250,8 @@ class Channels:
         finally:
             if not keep:
                 await asyncio.to_thread(source.unlink, missing_ok=True)
-        await self._cache.write(_meta_name(folder.url), json.dumps(asdict(folder)).encode())
+        if folder != known:
+            await self._cache.write(_meta_name(folder.url), json.dumps(asdict(folder)).encode())
         return folder
 
     async def _work_on(self, folder: Folder, source: Path, subdir: str) -> Folder:

@@ -34,6 +34,10 @@ class RepodataError(ValueError):
     """What upstream sent is no repodata; one sentence."""
 
 
+class TooLargeError(RepodataError):
+    """It is larger than what is read here."""
+
+
 class _Document(msgspec.Struct):
     """All that is taken of a document. What it has besides is not shown: it could list packages that nobody judges."""
 
@@ -64,7 +68,9 @@ _documents = msgspec.json.Decoder(_Document)
 _records = msgspec.json.Decoder(_Record)
 
 
-def take_in(source: Path, packed: bool, subdir: str, body: Path, catalog: Path) -> dict[str, Any]:
+def take_in(
+    source: Path, packed: bool, subdir: str, body: Path, catalog: Path, most: int = MAX_BYTES
+) -> dict[str, Any]:
     """Clean a channel's repodata for showing, and write down its files.
 
     A record stays as it is, byte for byte, unless it leads elsewhere. One whose file's name is not made of its own
@@ -75,15 +81,16 @@ def take_in(source: Path, packed: bool, subdir: str, body: Path, catalog: Path) 
         source: as upstream sent it; packed: as zstd.
         body: written: the document, as zstd.
         catalog: written: a database of files and versions.
+        most: bytes of the document, unpacked.
 
     Returns:
         ``base_url`` where the document says that the files lie elsewhere (CEP-15), and ``records``.
 
     Raises:
-        RepodataError: it cannot be read.
+        RepodataError: it cannot be read; TooLargeError: it is larger than ``most``.
         OSError, sqlite3.Error: it cannot be written.
     """
-    document = _decode(_unpacked(source) if packed else _plain(source))
+    document = _decode(_unpacked(source, most) if packed else _plain(source, most))
     kept: dict[str, list[tuple[str, bytes | msgspec.Raw]]] = {name: [] for name in _LISTS}
     rows: list[_Row] = []
     for title, listed in zip(_LISTS, (document.packages, document.conda), strict=True):
@@ -102,18 +109,20 @@ def take_in(source: Path, packed: bool, subdir: str, body: Path, catalog: Path) 
     return {"records": len(rows), "base_url": base_url if isinstance(base_url, str) else ""}
 
 
-def change(body: Path, plan: Mapping[str, Any], target: Path) -> None:
+def change(body: Path, plan: Mapping[str, Any], target: Path, most: int = MAX_BYTES) -> None:
     """Write a changed copy of a body.
 
     Args:
         body: as :func:`take_in` wrote it.
         plan: ``hinder``: name -> version -> dependency to add; ``drop``: names that go; ``only``: None, or the only
             ones that stay: name -> versions.
+        most: bytes of the document, unpacked.
 
     Raises:
+        TooLargeError: it is larger than ``most``.
         OSError: it cannot be written.
     """
-    document = _decode(_unpacked(body))
+    document = _decode(_unpacked(body, most))
     hinder, only, drop = plan["hinder"], plan["only"], frozenset(plan["drop"])
     kept: dict[str, list[tuple[str, bytes | msgspec.Raw]]] = {name: [] for name in _LISTS}
     for title, listed in zip(_LISTS, (document.packages, document.conda), strict=True):
@@ -126,20 +135,20 @@ def change(body: Path, plan: Mapping[str, Any], target: Path) -> None:
     _write_document(target, str(document.info["subdir"]), kept, document.removed)
 
 
-def _plain(source: Path) -> bytes:
-    if source.stat().st_size > MAX_BYTES:
-        raise RepodataError("it is larger than 2 GiB")
+def _plain(source: Path, most: int) -> bytes:
+    if source.stat().st_size > most:
+        raise TooLargeError("it is larger than 2 GiB")
     return source.read_bytes()
 
 
-def _unpacked(source: Path) -> bytes:
+def _unpacked(source: Path, most: int) -> bytes:
     parts, size = [], 0
     try:
         with source.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as it:
             while part := it.read(_CHUNK):
                 size += len(part)
-                if size > MAX_BYTES:
-                    raise RepodataError("it is larger than 2 GiB unpacked")
+                if size > most:
+                    raise TooLargeError("it is larger than 2 GiB unpacked")
                 parts.append(part)
     except zstandard.ZstdError:
         raise RepodataError("it is no zstd file") from None

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Any
 from . import repodata
 
 TIMEOUT_SECONDS = 300.0
-#: documents up to that size, as they lie on disk, are worked on in a thread: faster than a process starts
-SMALL_BYTES = 256 * 1024
+#: documents up to that size, on disk and unpacked, are worked on in a thread: faster than a process starts
+SMALL_BYTES, SMALL_UNPACKED = 256 * 1024, 8 * 1024**2
 _TASKS: dict[str, Callable[..., dict[str, Any] | None]] = {"take_in": repodata.take_in, "change": repodata.change}
 _PATHS = ("source", "body", "catalog", "target")
 
@@ -39,7 +40,13 @@ async def run(task: dict[str, Any], size: int) -> dict[str, Any]:
     Raises:
         WorkerError: it failed, or took longer than 5 minutes.
     """
-    answer = await (asyncio.to_thread(do, task) if size <= SMALL_BYTES else _in_process(task))
+    if size > SMALL_BYTES:
+        answer = await _in_process(task)
+    else:
+        try:
+            answer = await asyncio.to_thread(do, task, most=SMALL_UNPACKED)
+        except repodata.TooLargeError:
+            answer = await _in_process(task)
     if "error" in answer:
         raise WorkerError(str(answer["error"]))
     return answer
@@ -69,13 +76,23 @@ async def _in_process(task: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(out))
 
 
-def do(task: dict[str, Any]) -> dict[str, Any]:
-    """The task itself: what its function returned, or ``error``."""
+def do(task: dict[str, Any], most: int | None = None) -> dict[str, Any]:
+    """The task itself: what its function returned, or ``error``.
+
+    Raises:
+        TooLargeError: the document has more bytes than ``most``, if that is given.
+    """
     arguments = {name: Path(value) if name in _PATHS else value for name, value in task.items() if name != "do"}
     try:
-        return _TASKS[task["do"]](**arguments) or {}
+        return _TASKS[task["do"]](**arguments, **({} if most is None else {"most": most})) or {}
+    except repodata.TooLargeError as error:
+        if most is not None:
+            raise
+        return {"error": str(error)}
     except repodata.RepodataError as error:
         return {"error": str(error)}
+    except (OSError, sqlite3.Error) as error:
+        return {"error": f"it could not be stored: {type(error).__name__}"}
 
 
 if __name__ == "__main__":
