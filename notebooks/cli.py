@@ -323,8 +323,10 @@ def invitations_list(connect: Callable[[], Api], workspace: str | None, json_: b
 @click.pass_obj
 def invitations_accept(connect: Callable[[], Api], invitation: str) -> None:
     """Become a member."""
-    made = WorkspaceManager(api=connect()).accept(invitation)
-    _say(f"You are {made.role} there now; see 'maestro list'.")
+    manager = WorkspaceManager(api=connect())
+    offered = {one.invitation_id: one.workspace for one in manager.invitations()}
+    made = manager.accept(invitation)
+    _say(f"You are {made.role} of {offered.get(invitation, 'the workspace')} now.")
 
 
 @invitations.command("decline")

@@ -99,6 +99,7 @@ class FakeDesk:
     figures: list[QuotaView] = field(default_factory=list)
     near_ones: list[NearView] = field(default_factory=list)
     archived_ones: list[WorkspaceView] = field(default_factory=list)
+    left: bool = False
     used: WorkspaceUsage = field(default_factory=lambda: WorkspaceUsage(workspace="demo"))
     sampled: dict[str, UsagePoint] = field(default_factory=dict)
     installed: EnvironmentView = field(
@@ -187,6 +188,8 @@ class FakeDesk:
         return Member(kind=to.kind, name=to.name, role=Role.OWNER, added_by="ann", added_at=NOW)
 
     async def usage(self, name: str) -> WorkspaceUsage:
+        if self.left:
+            raise MaestroError("unknown_workspace", "There is no such workspace that you belong to.")
         return self.used
 
     async def samples(self) -> dict[str, UsagePoint]:
@@ -809,7 +812,7 @@ async def test_an_invitation_is_offered_on_the_first_page(world: World) -> None:
     assert "bob invites you to lab as editor, until 2026-12-01." in browser.text()
     await browser.send("invitations/accept")
     assert world.desk.done == [("accept", "i-lab")]
-    assert "You are editor now." in browser.text()
+    assert "You are editor of lab now." in browser.text()
     await browser.send("invitations/decline")
     assert world.desk.done[-1] == ("decline", "i-lab")
 
@@ -886,6 +889,16 @@ async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World)
     await browser.get("w/demo")
     await browser.send("w/demo/members/remove")
     assert "What bob runs here ends at 00:00:00 UTC; End now, under Usage, does not wait." in browser.text()
+
+
+async def test_who_takes_their_own_group_out_is_led_home(world: World) -> None:
+    world.desk.people = [Member(kind="group", name="team", role=Role.OWNER, added_by="ann", added_at=NOW)]
+    browser = await world.sign_in()
+    await browser.get("w/demo")
+    world.desk.left = True
+    await browser.send("w/demo/members/remove")
+    assert browser.text().count("team is no longer a member of demo.") == 1
+    assert browser.page.find(id="cards") is not None
 
 
 async def test_what_a_workspace_is_set_up_with_is_shown(world: World) -> None:

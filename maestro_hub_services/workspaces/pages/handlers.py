@@ -120,7 +120,13 @@ class WorkspacePage(Page):
 
     async def say_changed(self, sentence: str, name: str, member: str) -> None:
         """What changed among the members, and what becomes of their servers."""
-        ending = views.ending(await self.desk.usage(name), member)
+        try:
+            ending = views.ending(await self.desk.usage(name), member)
+        except MaestroError as error:
+            if error.code != "unknown_workspace":
+                raise
+            self.say(sentence, self.links.home)  # they were in it by the group that they removed
+            return
         self.say(f"{sentence} {ending}".strip(), self.links.workspace(name))
 
     async def _invitations(self, view: WorkspaceView) -> Sequence[Invitation]:

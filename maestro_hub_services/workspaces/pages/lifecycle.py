@@ -16,12 +16,14 @@ class AcceptForm(Page):
 
     async def post(self) -> None:
         """Become a member, and see the new card."""
+        invitation = self.field("invitation")
         try:
-            made = await self.desk.accept(self.field("invitation"))
+            offered = {one.invitation_id: one.workspace for one in await self.desk.invitations()}
+            made = await self.desk.accept(invitation)
         except MaestroError as error:
             self.say(error.message, self.links.home, good=False)
             return
-        self.say(f"You are {made.role.value} now.", self.links.home)
+        self.say(f"You are {made.role.value} of {offered.get(invitation, 'the workspace')} now.", self.links.home)
 
 
 class DeclineForm(Page):
