@@ -24,6 +24,7 @@ from maestro_core.packages import (
     Level,
     PackagePolicy,
     Rule,
+    Sdists,
     compile_policy,
     decide,
     decide_file,
@@ -383,7 +384,9 @@ RULES = st.builds(
     action=st.sampled_from(list(Action)),
     level=st.sampled_from(["global", "workspace"]),
     origin=st.sampled_from(["file", "decision"]),
+    sdists=st.booleans(),
 )
+SDISTS = st.builds(Sdists, action=st.sampled_from(list(Action)), level=st.sampled_from(["global", "workspace"]))
 
 
 def means(rule: Rule, name: str, channel: str) -> bool:
@@ -446,6 +449,32 @@ def test_the_decision_agrees_with_the_slow_model(
     assert verdict.action is slow(compiled, name, version, channel)
     assert bool(verdict.reason) is not verdict.allowed
     assert verdict.reason.isprintable()
+
+
+def slow_source(compiled: CompiledPolicy, name: str, version: str) -> Action:
+    """For a source archive: what decides on the version first; then the rule, unless somebody allowed source."""
+    action, rule = slow(compiled, name, version, PYPI), compiled.sdists
+    if action is not ALLOW or rule.action is ALLOW:
+        return action
+    for each in compiled.rules:
+        if each.action is ALLOW and means(each, name, PYPI) and covers(each, version):
+            if rule.action is ASK and (each.sdists or each.origin == "decision"):
+                return ALLOW
+            if each.sdists and (each.level, rule.level) != ("workspace", "global"):
+                return ALLOW
+    return rule.action
+
+
+@given(
+    rules=st.lists(RULES, max_size=6), sdists=SDISTS, name=NAMES, version=VERSIONS.filter(bool), source=st.booleans()
+)
+def test_the_decision_on_a_file_agrees_with_the_slow_model(
+    rules: list[Rule], sdists: Sdists, name: str, version: str, source: bool
+) -> None:
+    compiled = policy().model_copy(update={"rules": tuple(rules), "sdists": sdists})
+    verdict = decide_file(compiled, name, version, source)
+    assert verdict.action is (slow_source if source else lambda *it: slow(*it, PYPI))(compiled, name, version)
+    assert bool(verdict.reason) is not verdict.allowed
 
 
 @given(rules=st.lists(RULES, max_size=6), version=VERSIONS)
