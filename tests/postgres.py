@@ -7,6 +7,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+
+from maestro_hub_services.store import Store
 
 START_SECONDS = 30
 
@@ -43,6 +46,7 @@ class Postgres:
         self._user = user
         self._settings = [f"-c{setting}" for setting in settings]
         self._server: subprocess.Popen[bytes] | None = None
+        self._migrated = False
 
     def start(self) -> None:
         """Start it and wait until it takes connections. After :meth:`kill` the children of the killed one may hold
@@ -69,26 +73,36 @@ class Postgres:
         self._server.wait(30)
 
     def stop(self) -> None:
-        """End it."""
+        """End it at once: what it holds is thrown away, so nothing has to be brought in order."""
         if self._server is not None:
-            self._server.terminate()
+            self._server.send_signal(signal.SIGQUIT)
             self._server.wait(30)
 
     async def database(self) -> str:
-        """The SQLAlchemy URL of a new, empty database."""
+        """The SQLAlchemy URL of a new database with the store's tables, all empty: a copy of one that was migrated."""
+        if not self._migrated:
+            await self._create("migrated", "template1")
+            await (await Store.open(self._url("migrated"))).close()
+            self._migrated = True
         name = f"test_{secrets.token_hex(4)}"
+        await self._create(name, "migrated")
+        return self._url(name)
+
+    async def _create(self, name: str, template: str) -> None:
         connection = await asyncpg.connect(host=str(self._folder), user="maestro", database="postgres")
         try:
-            await connection.execute(f'CREATE DATABASE "{name}"')
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         finally:
             await connection.close()
+
+    def _url(self, name: str) -> str:
         return f"postgresql+asyncpg://maestro@/{name}?host={self._folder}"
 
 
 @contextmanager
 def running_postgres(programs: Path, durable: bool = False) -> Iterator[Postgres]:
     """Start one; data that is lost at the end need not reach the disk, unless ``durable`` asks for what it costs."""
-    folder = Path(tempfile.mkdtemp(prefix="maestro-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="maestro-pg-", dir=None if durable else _in_memory()))
     user = _somebody()
     if user is not None:
         shutil.chown(folder, user)
@@ -106,6 +120,12 @@ def running_postgres(programs: Path, durable: bool = False) -> Iterator[Postgres
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_memory() -> str | None:
+    """A place in memory with room for what the tests make, or None: a hundred databases are many files to delete."""
+    place = "/dev/shm"
+    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 4 * 1024**3 else None
 
 
 def _somebody() -> str | None:

@@ -36,6 +36,7 @@ from maestro_hub_services.workspaces.identity import (
     Caller,
     Identity,
 )
+from tests.databases import place_sqlite
 
 PREFIX = "/services/workspaces/"
 API = f"{PREFIX}api/v1/jupyter"
@@ -299,6 +300,8 @@ def settings_for(
     file = state / "maestro.yaml"
     if not file.exists():
         file.write_text(policy)
+    if not store_db:
+        place_sqlite(state / "service/maestro.sqlite")
     return Settings(
         state=state,
         policy=file,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from tornado.web import RequestHandler
@@ -232,8 +233,9 @@ ROUTES: tuple[Route, ...] = (
 )  # fmt: skip
 
 
+@cache
 def openapi() -> dict[str, Any]:
-    """The OpenAPI document of :data:`ROUTES`."""
+    """The OpenAPI document of :data:`ROUTES`; not to be changed."""
     return document(ROUTES)
 
 
