@@ -21,11 +21,14 @@ def load_ipython_extension(shell: Any) -> None:
         return
     from . import (
         address,  # noqa: F401 - it notes MLflow's address before user code can change it
+        cells,
         denials,
         kernel,
         magics,
     )
 
     kernel.announce()
-    shell.register_magics(magics.MlflowMagics(shell))
+    made = magics.MlflowMagics(shell)
+    shell.register_magics(made)
+    cells.Around(shell, made.runs).register()
     denials.watch(shell)

@@ -12,7 +12,8 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
-from .runs import Ask, NotDone, Runs
+from .refusal import NotDone
+from .runs import Ask, Runs
 from .values import ValueRefused, number, param_value
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -40,11 +41,7 @@ class MlflowMagics(Magics):
     def mlflow_start_run(self, line: str) -> None:
         """Start a run. A cell that is run again goes on with the run that it started, while that is active."""
         given = _parse(self.mlflow_start_run, line)
-        tags = [tuple(tag.split("=", 1)) for tag in given.tags]
-        for tag in tags:
-            if len(tag) != 2 or not tag[0]:
-                raise UsageError(f"--tags {tag[0]} is no KEY=VALUE.")
-        ask = Ask(" ".join(given.name), given.experiment, given.nested, tuple((key, value) for key, value in tags))
+        ask = _ask(given)
         self._show(lambda: self.runs.start(ask))
 
     @magic_arguments()
@@ -89,6 +86,51 @@ class MlflowMagics(Magics):
         status = _parse(self.mlflow_end_run, line).status
         self._show(lambda: self.runs.end(status))
 
+    @magic_arguments()
+    @argument("name", nargs="*", help="the run's name; MLflow makes one up if there is none")
+    @argument("--experiment", metavar="E", default="", help="the experiment; the workspace's own if not said")
+    @argument("--nested", action="store_true", help="start it inside the active run")
+    @argument("--tags", nargs="+", default=[], metavar="KEY=VALUE", help="tags of the run")
+    @line_magic
+    def mlflow_run(self, line: str) -> None:
+        """`%%mlflow_run NAME` makes the cell a run: it ends with the cell, FAILED with the traceback if that raises."""
+        ask = _ask(_parse(self.mlflow_run, line))
+        self._show(lambda: self.runs.start_for_cell(ask))
+
+    @magic_arguments()
+    @argument("run", nargs="*", help="its name, or the start of its id; the last run of this notebook if not said")
+    @line_magic
+    def mlflow_resume(self, line: str) -> None:
+        """Go on with a run that has ended, after a restart of the kernel say."""
+        given = _parse(self.mlflow_resume, line)
+        self._show(lambda: self.runs.resume(" ".join(given.run)))
+
+    @magic_arguments()
+    @argument("-n", "--number", type=int, default=20, help="how many, 20 if not said")
+    @line_magic
+    def mlflow_runs(self, line: str) -> None:
+        """List this notebook's runs, the newest first."""
+        given = _parse(self.mlflow_runs, line)
+        self._show(lambda: self.runs.list(max(1, min(given.number, 200))))
+
+    @magic_arguments()
+    @argument("first", help="a run's name, or the start of its id")
+    @argument("second", help="another")
+    @line_magic
+    def mlflow_diff(self, line: str) -> None:
+        """Compare two runs: parameters, metrics, and the code that was saved when they began."""
+        given = _parse(self.mlflow_diff, line)
+        self._show(lambda: self.runs.compare(given.first, given.second))
+
+    @magic_arguments()
+    @argument("state", nargs="?", default="on", choices=("on", "off"), help="on if not said")
+    @argument("--models", action="store_true", help="log each fitted model too, which takes seconds a fit")
+    @line_magic
+    def mlflow_autolog(self, line: str) -> None:
+        """Log what libraries fit (scikit-learn, PyTorch, XGBoost, ...) without further code."""
+        given = _parse(self.mlflow_autolog, line)
+        self._show(lambda: self.runs.autolog(given.state == "on", given.models))
+
     def _show(self, act: Callable[[], Any]) -> None:
         """Run it and show what it returns. What was not done is a line, not an error: tracking stops no notebook."""
         try:
@@ -99,6 +141,19 @@ class MlflowMagics(Magics):
             print(shown)
         elif shown is not None:
             display(shown)
+
+
+def _ask(given: Any) -> Ask:
+    """What to start, from the arguments.
+
+    Raises:
+        UsageError: a tag is none.
+    """
+    tags = [tuple(tag.split("=", 1)) for tag in given.tags]
+    for tag in tags:
+        if len(tag) != 2 or not tag[0]:
+            raise UsageError(f"--tags {tag[0]} is no KEY=VALUE.")
+    return Ask(" ".join(given.name), given.experiment, given.nested, tuple((key, value) for key, value in tags))
 
 
 def _parse(magic: Any, line: str) -> Any:

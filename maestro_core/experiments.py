@@ -10,6 +10,10 @@ TAG_NOTEBOOK = "maestro.notebook"
 TAG_SNAPSHOT = "maestro.snapshot"
 #: "true" when code ran that does not stand in that version
 TAG_DIRTY = "maestro.dirty"
+#: why a run ended otherwise than FINISHED
+TAG_REASON = "maestro.reason"
+#: id of the kernel that started the run
+TAG_KERNEL = "maestro.kernel"
 #: id of the cell that started the run
 TAG_CELL = "maestro.cell"
 TAG_WORKSPACE = "maestro.workspace"

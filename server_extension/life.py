@@ -82,13 +82,18 @@ class Life:
         self._board: Board | None = None
         self._pulse: Pulse | None = None
         self._memory: OutOfMemory | None = None
-        self._snapshots: Snapshots | None = None
         self._scanner: Scanner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         server.event_logger.register_event_schema(EVENT_SCHEMA)
+        self._snapshots: Snapshots | None = None
+        if not self._viewer:  # from the first save on
+            self._snapshots = Snapshots(server, Service.of(environ), Path(server.root_dir))
+            self._snapshots.listen()
 
     async def start(self) -> None:
         """Called when the server is up."""
+        if self._snapshots is not None:
+            self._spawn(self._snapshots.run())
         self._spawn(self._begin())
 
     def shown(self) -> dict[str, Any]:
@@ -172,10 +177,6 @@ class Life:
         self._spawn(self._storage.watch())
         launch = await asyncio.to_thread(Launch.from_environ, self._environ)
         self._spawn(Watch(launch, self._environ, self._tell_environment, self._server.log).run())
-        if not self._viewer:
-            self._snapshots = Snapshots(self._server, Service.of(self._environ), Path(self._server.root_dir))
-            self._snapshots.listen()
-            self._spawn(self._snapshots.run())
         if service := Service.of(self._environ):
             self._pulse = Pulse(service, self._board, meter.beat, self._server.log, self._seconds)
             self._spawn(self._pulse.run())

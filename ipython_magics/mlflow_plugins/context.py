@@ -12,6 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFL
 from maestro_core.experiments import (
     TAG_CELL,
     TAG_DIRTY,
+    TAG_KERNEL,
     TAG_LAUNCH,
     TAG_MLFLOW_USER,
     TAG_NOTEBOOK,
@@ -44,6 +45,8 @@ class MaestroRunContext(RunContextProvider):
     def tags(self) -> dict[str, str]:
         """The tags; the notebook's are missing where there is none (a terminal)."""
         tags = {tag: value for tag, name in FROM_LAUNCH.items() if (value := os.environ.get(name))}
+        if identity := kernel.own_id() or os.environ.get(kernel.KERNEL_ID):
+            tags[TAG_KERNEL] = identity
         notebook = kernel.notebook()
         if notebook:
             tags[TAG_NOTEBOOK] = notebook.path

@@ -62,10 +62,19 @@ async def test_a_run_names_the_version_that_ran(maestro: Maestro, tmp_path: Path
         (version,) = until(versions, 20, "no version was kept")
         assert version["author"] == person.name and version["cells"] == 1
         notebook = server.open_notebook("work.ipynb")
-        assert (await notebook.run(first)).status == "ok"
+        outcome = await notebook.run(first)
+        assert outcome.status == "ok" and "Run <b>clean</b> finished" in outcome.html, outcome
+        assert f"workspace={WORKSPACE}" in outcome.html and "View run" not in outcome.text
         tags = tags_of(maestro, person, "clean")
         assert tags["maestro.notebook"] == "work.ipynb"
         assert (tags["maestro.snapshot"], tags["maestro.dirty"]) == (version["address"], "false")
+
+        # a cell that is a run, and one that raises
+        failed = await notebook.run("%%mlflow_run broken\n1 / 0")
+        assert failed.status == "error" and "Run <b>broken</b> failed" in failed.html
+        assert tags_of(maestro, person, "broken")["maestro.reason"] == "ZeroDivisionError: division by zero"
+        listed_here = await notebook.run("%mlflow_runs")
+        assert "clean" in listed_here.html and version["address"][:8] in listed_here.html
 
         assert (await notebook.run(RUN.format("changed"))).status == "ok"
         assert tags_of(maestro, person, "changed")["maestro.dirty"] == "true"
@@ -84,7 +93,7 @@ async def test_a_run_names_the_version_that_ran(maestro: Maestro, tmp_path: Path
             return done.stdout
 
         listed = json.loads(maestro_cli("--json"))
-        assert [sorted(one["runs"]) for one in listed] == [[], ["changed", "clean"]]
+        assert [sorted(one["runs"]) for one in listed] == [[], ["broken", "changed", "clean"]]
         assert "+      y = 2" in maestro_cli("--diff", version["address"][:12], new[:12])
         maestro_cli("--restore", new[:12])
         restored = json.loads((tmp_path / f"work ({new[:12]}).ipynb").read_text())

@@ -316,3 +316,99 @@ def test_every_magic_and_option_is_in_the_docs(name: str) -> None:
     for action in magic.parser._actions:
         option = action.option_strings[0] if action.option_strings else action.dest
         assert f"| `{option}` | {action.help} |" in section, option
+
+
+# -- a cell as a run, and how runs end
+
+
+def test_a_cell_is_a_run_that_ends_with_it(cells: Cells) -> None:
+    shown = cells.run("%%mlflow_run whole cell --tags a=b\nimport mlflow\nmlflow.log_metric('m', 2)\n6 * 7")
+    assert shown == "Out[0]: 42\nRun whole cell finished"
+    run = cells.last_run
+    assert (run.info.status, run.data.metrics, run.data.tags["a"]) == ("FINISHED", {"m": 2.0}, "b")
+    assert mlflow.active_run() is None
+
+
+def test_a_cell_that_raises_fails_its_run_with_the_traceback(cells: Cells) -> None:
+    shown = cells.run("%%mlflow_run breaks\nx = 1\nraise ValueError('no such column')")
+    assert not cells.result.success and "ipython_magics" not in shown, "no frame of ours"
+    run = cells.last_run
+    assert run.info.status == "FAILED" and run.data.tags["maestro.reason"] == "ValueError: no such column"
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/traceback.txt")
+    assert "no such column" in text and "line 3" in text
+
+
+def test_an_interrupted_cell_kills_its_run(cells: Cells) -> None:
+    cells.run("import mlflow\nmlflow.start_run(run_name='stopped')\nraise KeyboardInterrupt")
+    run = cells.last_run
+    assert (run.info.status, run.data.tags["maestro.reason"]) == ("KILLED", "the cell was interrupted")
+
+
+def test_a_run_of_an_earlier_cell_goes_on_after_a_mistake(cells: Cells) -> None:
+    cells.run("%mlflow_start_run long")
+    cells.run("1 / 0")
+    assert mlflow.active_run().info.run_name == "long"
+    cells.run("%mlflow_end_run")
+    assert cells.last_run.info.status == "FINISHED"
+
+
+def test_a_run_that_is_left_when_the_kernel_ends_was_killed(database: str, tmp_path: Path) -> None:
+    program = f"""
+        import os; os.environ |= {{"MAESTRO_LAUNCH_ID": "l-1", "MLFLOW_EXPERIMENT_NAME": "demo"}}
+        import mlflow; mlflow.set_tracking_uri({database!r})
+        from IPython.core.interactiveshell import InteractiveShell
+        import ipython_magics
+        shell = InteractiveShell()
+        ipython_magics.load_ipython_extension(shell)
+        shell.run_cell("%mlflow_start_run left")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60, capture_output=True)
+    run = mlflow.MlflowClient().search_runs(["1"], max_results=1)[0]
+    assert (run.info.run_name, run.info.status) == ("left", "KILLED")
+    assert run.data.tags["maestro.reason"] == "the kernel was shut down or restarted"
+
+
+def test_a_run_goes_on_after_a_restart(cells: Cells) -> None:
+    cells.run("%mlflow_start_run training")
+    before = mlflow.active_run().info.run_id
+    cells.run("%mlflow_end_run --status killed")
+    assert cells.run("%mlflow_resume training") == "Run training goes on"
+    assert mlflow.active_run().info.run_id == before
+    assert "is still active" in cells.run("%mlflow_resume training")
+    cells.run("%mlflow_end_run")
+    assert "There is no run never" in cells.run("%mlflow_resume never")
+
+
+def test_the_notebook_is_the_file_in_cells_that_say_so(
+    cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "notebook_path", lambda: "a.ipynb")
+    monkeypatch.setenv("MAESTRO_WORKSPACE_DIR", str(tmp_path))
+    assert cells.run("print(__file__)") == str(tmp_path / "a.ipynb")
+    assert cells.run("'__fi' 'le__' in globals()") == "Out[0]: False"
+
+
+# -- tables
+
+
+def test_the_runs_of_this_notebook_are_a_table(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "notebook_path", lambda: "a.ipynb")
+    assert cells.run("%mlflow_runs") == "This notebook has no run yet."
+    cells.run("%%mlflow_run <b>one</b> --tags maestro.notebook=a.ipynb\nimport mlflow\nmlflow.log_param('lr', 0.1)")
+    assert "lr=0.1" in cells.run("%mlflow_runs -n 5")
+    shown = MlflowMagics(cells.shell).runs.list(5)._repr_html_()
+    assert "&lt;b&gt;one&lt;/b&gt;" in shown and "<b>" not in shown
+
+
+def test_two_runs_stand_side_by_side(cells: Cells) -> None:
+    for name, rate in (("left", 0.1), ("right", 0.2)):
+        cells.run(f"%%mlflow_run {name}\nimport mlflow\nmlflow.log_param('lr', {rate})\nmlflow.log_param('same', 1)")
+    shown = cells.run("%mlflow_diff left right")
+    assert re.search(r"lr\s+0\.1\s+0\.2", shown) and "same" not in shown
+    assert "a run without a saved version" in shown
+    assert "There is no run nobody" in cells.run("%mlflow_diff left nobody")
+
+
+def test_autolog_is_turned_on_and_off(cells: Cells) -> None:
+    assert "without the models" in cells.run("%mlflow_autolog on")
+    assert "no longer" in cells.run("%mlflow_autolog off")
