@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
-_MAX_ANSWER = 2 * 1024 * 1024
+#: bytes of an answer about notices, and of one that was asked for by name
+_MAX_ANSWER, _MAX_ASKED = 256 * 1024, 2 * 1024 * 1024
 
 
 #: statuses that are about the moment, or about the token: sign-ins that are being renewed, time-outs, too many
@@ -92,9 +93,9 @@ class Service:
         Raises:
             NotAnswered: as :meth:`heartbeat`.
         """
-        return (await self._ask(what, body))[0]
+        return (await self._ask(what, body, most=_MAX_ASKED))[0]
 
-    async def _ask(self, what: str, body: str | None, wait: float = 0.0) -> tuple[Any, str]:
+    async def _ask(self, what: str, body: str | None, wait: float = 0.0, most: int = _MAX_ANSWER) -> tuple[Any, str]:
         """POST a body, or GET; the answer's JSON and its ETag."""
         shown = what.partition("?")[0]
         request = HTTPRequest(
@@ -113,7 +114,7 @@ class Service:
             raise NotAnswered(f"{shown}: {error.code} {error.message or ''}".strip(), refused) from None
         except (OSError, ValueError) as error:
             raise NotAnswered(f"{shown}: {type(error).__name__}") from None
-        if len(answer.body) > _MAX_ANSWER:
+        if len(answer.body) > most:
             raise NotAnswered(f"{shown}: {len(answer.body)} bytes")
         try:
             return json.loads(answer.body or b"null"), answer.headers.get("ETag", "").strip('"')
