@@ -63,6 +63,10 @@ EVENTS: dict[str, EventKind] = {
         ("request_id", "package", "rules", "everywhere", "until", "reason"),
     ),
     "package_denied": EventKind("A request was denied.", ("request_id", "package", "reason")),
+    "package_forced": EventKind(
+        "An admin let one file in for a few minutes, whatever the rules say.",
+        ("package", "version", "sha256", "until", "reason"),
+    ),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
     "advisories_imported": EventKind("An admin imported advisories about packages.", ("count", "malware", "removed")),
     "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),

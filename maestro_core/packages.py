@@ -21,6 +21,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Protocol
@@ -30,6 +31,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -538,6 +540,21 @@ class Book(Protocol):
         """Whether anything is known against any version."""
 
 
+class Grant(BaseModel):
+    """One file that an admin lets in for a few minutes, whatever the rules say; never known malware.
+
+    Attributes:
+        version: as the admin named it; the hash is what counts. sha256: of the file, hex.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    until: AwareDatetime
+
+
 class CompiledPolicy(BaseModel):
     """What is in force for one workspace: the answer of ``GET /policy/packages?workspace=``.
 
@@ -549,6 +566,7 @@ class CompiledPolicy(BaseModel):
         malware: the revision of the known malware that counts; the book itself is asked for apart and brought by
             :meth:`knowing`, since it is the same for all workspaces.
         startup: blocks for what an image contains when a server starts; None: the blocks among ``rules``.
+        grants: single files that admins let in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -562,6 +580,7 @@ class CompiledPolicy(BaseModel):
     sdists: Sdists = Sdists()
     scan: tuple[str, ...] = ()
     startup: tuple[Rule, ...] | None = None
+    grants: tuple[Grant, ...] = ()
     index: IndexSettings = IndexSettings()
     _book: Book | None = PrivateAttr(default=None)
 
@@ -576,6 +595,10 @@ class CompiledPolicy(BaseModel):
         policy = self.model_copy()
         policy._book = book
         return policy
+
+    def grants_file(self, name: str, sha256: str | None, now: datetime) -> bool:
+        """Whether an admin lets this very file in at this moment (normal name); the caller has asked for malware."""
+        return any((one.name, one.sha256) == (name, sha256) and now < one.until for one in self.grants)
 
     def malware_in(self, name: str, version: str | None, channel: str = PYPI) -> Known | None:
         """What is known against a version of a package (normal name); None as version: against all of them."""
@@ -626,6 +649,7 @@ def compile_policy(
     workspace_name: str = "",
     decisions: Iterable[Rule] = (),
     malware: Book | None = None,
+    grants: Iterable[Grant] = (),
 ) -> CompiledPolicy:
     """Put together what is in force in one workspace.
 
@@ -635,6 +659,7 @@ def compile_policy(
         workspace_name: named in refusals by the workspace's own rules.
         decisions: rules of origin ``decision``, of either level, that count for this workspace.
         malware: what is known to be malware.
+        grants: single files that admins let in.
     """
     policies: dict[Level, PackagePolicy] = {"global": everywhere.with_preset("open")}
     if workspace is not None:
@@ -655,6 +680,7 @@ def compile_policy(
         sdists=sdists,
         scan=tuple(sorted(scan)),
         startup=startup,
+        grants=tuple(grants),
         index=everywhere.index,
     )
     digest = hashlib.sha256(policy.model_dump_json(exclude={"revision"}).encode()).hexdigest()

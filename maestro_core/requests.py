@@ -26,6 +26,8 @@ MAX_REASON = 500
 #: packages of a closure that are looked at; a larger one is said to be so
 MAX_CLOSURE = 200
 MAX_VERSIONS = 50
+#: how long a file is let in that an admin forces
+FORCE_MINUTES = 15
 
 RequestStatus = Literal["pending", "approved", "denied", "withdrawn"]
 
@@ -165,6 +167,45 @@ class Denial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: Annotated[str, BeforeValidator(_reason), Field(min_length=1, max_length=MAX_REASON)]
+
+
+class ForceSpec(BaseModel):
+    """One file that an admin lets into one workspace for :data:`FORCE_MINUTES`, whatever the rules say.
+
+    Attributes:
+        version: exactly one. sha256: of the file that the admin has looked at, hex.
+        reason: for the events.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    package: str = Field(min_length=1, max_length=200)
+    version: str = Field(min_length=1, max_length=100)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    reason: Annotated[str, BeforeValidator(_reason), Field(min_length=1, max_length=MAX_REASON)]
+
+    @field_validator("package")
+    @classmethod
+    def _package(cls, value: str) -> str:
+        return normal_name(value)
+
+    @field_validator("version")
+    @classmethod
+    def _version(cls, value: str) -> str:
+        try:
+            return str(Version(value))
+        except InvalidVersion:
+            raise ValueError(f"{value[:60]!r} is no version; name the one of the file, like '1.24.0'") from None
+
+
+class Forced(BaseModel):
+    """A file that is let in until then."""
+
+    workspace: str
+    package: str
+    version: str
+    sha256: str
+    until: AwareDatetime
 
 
 def major_range(version: str) -> str:

@@ -19,6 +19,7 @@ from maestro_core.errors import MaestroError
 
 from .api import Api
 from .cli_conda import check_options, install_with_conda
+from .cli_requests import force_package
 from .console import as_json, print_json, say, table
 from .environments import EnvironmentManager
 
@@ -30,19 +31,27 @@ LATER = "Servers that start from now on have it so; in a running one, use pip."
 @click.argument("workspace")
 @click.argument("packages", nargs=-1)
 @click.option("--conda", is_flag=True, help="From conda's channels, into a conda environment of the server you are in.")
+@click.option("--force", is_flag=True, help="Admins: let NAME==VERSION in for 15 minutes, whatever the rules say.")
+@click.option("--sha256", metavar="HASH", help="With --force: of the file that you have looked at.")
 @click.option("--reason", default="", metavar="TEXT", help="A line for the history.")
 @as_json
 @click.pass_obj
 def install(
-    connect: Callable[[], Api], workspace: str, packages: Sequence[str], conda: bool, reason: str, json_: bool
-) -> None:
+    connect: Callable[[], Api], /, workspace: str, packages: Sequence[str], conda: bool, force: bool,
+    sha256: str | None, reason: str, json_: bool,
+) -> None:  # fmt: skip
     """Add packages to a workspace's environment: maestro install W rich 'polars<2'
 
     Servers that start from now on have them. Inside a notebook, '!pip install' does the same and has them at once.
 
     With --conda: inside a server of the workspace, at once, as a kernel of its own. Without a package, what conda.yml
     in the workspace says.
+
+    With --force nothing is added: this one file, in this one workspace, installs with pip for 15 minutes. Known
+    malware never does.
     """
+    if force or sha256:
+        return force_package(connect(), workspace, packages, sha256 if force else None, reason, json_)
     check_options(packages, conda, reason)
     if conda:
         return install_with_conda(workspace, packages, json_)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from maestro_core.errors import MaestroError
-from maestro_core.requests import PackageAnswer, RequestView, Review
+from maestro_core.requests import Forced, PackageAnswer, RequestView, Review
 
 from .api import Api
 from .console import as_json, print_json, say, table
@@ -122,10 +122,31 @@ def deny(connect: Callable[[], Api], request_id: str, reason: str, json_: bool) 
     say(f"Denied {done.shown} for {done.workspace}.")
 
 
+def force_package(
+    api: Api, workspace: str, packages: Sequence[str], sha256: str | None, reason: str, json_: bool
+) -> None:
+    """What ``install --force`` does.
+
+    Raises:
+        MaestroError: ``invalid_request`` unless all of it is said; what the service says.
+    """
+    name, _, version = packages[0].partition("==") if len(packages) == 1 else ("", "", "")
+    if not (name and version and sha256 and reason):
+        raise MaestroError(
+            "invalid_request",
+            "A file is let in with all of it said: maestro install W NAME==VERSION --force --sha256 HASH --reason TEXT",
+        )
+    done = PackageRequests(api=api).force(workspace, name, version, sha256, reason)
+    if json_:
+        return _print(done)
+    until = f"{done.until:%H:%M} UTC"
+    say(f"Until {until} this file installs in {workspace}: pip install {done.package}=={done.version}")
+
+
 COMMANDS: tuple[click.Command, ...] = (check_package, request, review, approve, deny)
 
 
-def _print(data: PackageAnswer | RequestView) -> None:
+def _print(data: PackageAnswer | RequestView | Forced) -> None:
     print_json(data.model_dump(mode="json"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maestro_core.models import read_model
-from maestro_core.requests import Approval, PackageAnswer, PackageAsk, RequestList, RequestView
+from maestro_core.requests import Approval, Forced, ForceSpec, PackageAnswer, PackageAsk, RequestList, RequestView
 
 from .api import Api, segment
 
@@ -98,6 +98,19 @@ class PackageRequests:
             MaestroError: as :meth:`approve`.
         """
         return self._decide(request_id, "deny", {"reason": reason})
+
+    def force(self, workspace: str, package: str, version: str, sha256: str, reason: str) -> Forced:
+        """Let one file into a workspace for 15 minutes, whatever the rules say (admins); never known malware.
+
+        Raises:
+            MaestroError: ``forbidden``, ``unknown_workspace``, ``package_blocked``, ``invalid_request``.
+        """
+        body = read_model(
+            ForceSpec, {"package": package, "version": version, "sha256": sha256.lower(), "reason": reason}
+        )
+        return Forced.model_validate(
+            self._api.post(f"/workspaces/{segment(workspace)}/packages/force", body.model_dump())
+        )
 
     def _decide(self, request_id: str, what: str, body: dict[str, Any]) -> RequestView:
         return RequestView.model_validate(self._api.post(f"/requests/{segment(request_id)}/{what}", body))

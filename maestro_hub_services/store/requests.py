@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maestro_core.packages import Action, Rule
+from maestro_core.packages import Action, Grant, Rule
 from maestro_core.requests import RequestStatus
 
 from .clock import new_id, now
-from .tables import package_request, package_rule, request_asker
+from .tables import package_grant, package_request, package_rule, request_asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +216,24 @@ class RuleRepository:
             places.append(package_rule.c.workspace_id == workspace_id)
         return await self._many(or_(*places), _still())
 
+    async def grant(self, workspace_id: str, package: str, version: str, sha256: str, until: datetime) -> None:
+        """Let one file in; grants that have ended go."""
+        await self._db.execute(delete(package_grant).where(package_grant.c.until <= now()))
+        values = {"id": new_id("g"), "workspace_id": workspace_id, "package": package, "version": version}
+        await self._db.execute(insert(package_grant), {**values, "sha256": sha256, "until": until})
+
+    async def grants(self, workspace_id: str) -> list[Grant]:
+        """The files that are let in now."""
+        query = (
+            select(package_grant)
+            .where(package_grant.c.workspace_id == workspace_id, package_grant.c.until > now())
+            .order_by(package_grant.c.until, package_grant.c.id)
+        )
+        rows = (await self._db.execute(query)).mappings()
+        return [
+            Grant(name=row["package"], version=row["version"], sha256=row["sha256"], until=row["until"]) for row in rows
+        ]
+
     async def about(self, package: str) -> list[RuleRow]:
         """Those about a package that count somewhere now."""
         return await self._many(package_rule.c.package == package, _still())
@@ -229,6 +247,7 @@ class RuleRepository:
 
     async def forget_workspace(self, workspace_id: str) -> int:
         """Remove those of a workspace; how many that were."""
+        await self._db.execute(delete(package_grant).where(package_grant.c.workspace_id == workspace_id))
         gone = delete(package_rule).where(package_rule.c.workspace_id == workspace_id)
         return int((await self._db.execute(gone)).rowcount)
 

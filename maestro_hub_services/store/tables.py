@@ -401,3 +401,16 @@ snapshot = Table(
     Index("ix_snapshot_workspace_id_path_id", "workspace_id", "path", "id"),
     Index("ix_snapshot_workspace_id_address", "workspace_id", "address"),
 )
+
+#: single files that admins let in for a few minutes, whatever the rules say
+package_grant = Table(
+    "package_grant",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("package", String(200), nullable=False),
+    Column("version", String(100), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("until", Moment, nullable=False),
+    Index("ix_package_grant_workspace_id", "workspace_id"),
+)

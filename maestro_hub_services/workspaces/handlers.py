@@ -23,7 +23,7 @@ from maestro_core.lifecycle import PurgedTracking
 from maestro_core.models import read_model
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
-from maestro_core.requests import PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
+from maestro_core.requests import Forced, PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
 from maestro_core.scans import ScanAnswer
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
@@ -34,6 +34,7 @@ from .domain import (
     admission,
     advisories,
     environments,
+    forcing,
     forms,
     idle,
     invitations,
@@ -215,6 +216,10 @@ async def list_near(call: Call) -> NearList:
 async def ask_package(call: Call) -> Answer:
     answer = await requests.ask(call.authority, call.caller, call.path["workspace"], call.body)
     return Answer(answer, 200 if answer.answer == "allowed" else 202)
+
+
+async def force_package(call: Call) -> Forced:
+    return await forcing.force(call.authority, call.caller, call.path["workspace"], call.body)
 
 
 async def check_package(call: Call) -> PackageAnswer:

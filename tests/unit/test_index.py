@@ -13,6 +13,7 @@ import threading
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from maestro_core.errors import MaestroError
+from maestro_core.packages import Grant
 from maestro_hub_services.packages import authority as authority_module
 from maestro_hub_services.packages import downloads as downloads_module
 from maestro_hub_services.packages import index as index_module
@@ -374,6 +376,25 @@ class TestPolicy:
             assert problem["detail"].endswith("Ask an admin of this Hub to change the rule.")
         files = [path for path in room.upstream.asked[asked:] if path.startswith("/packages")]
         assert files == []  # upstream is never asked for what is refused
+
+    async def test_a_file_that_an_admin_lets_in_for_a_while_and_no_other(self, room: Room) -> None:
+        files = [room.upstream.add("requests", version) for version in ("2.31", "2.32")]
+        room.rule(blocked_packages=["requests"])
+        entries = {entry["filename"]: entry for entry in (await room.page("requests"))["files"]}
+        until = datetime.now(UTC) + timedelta(minutes=15)
+        hashed = entries[files[1]]["hashes"]["sha256"]
+        grant = Grant(name="requests", version="2.32", sha256=hashed, until=until)
+        policy = room.authority.policies["demo"]
+
+        async def statuses(one: Grant) -> list[int]:
+            room.authority.policies["demo"] = policy.model_copy(update={"grants": (one,), "revision": str(one.until)})
+            room.clock.pass_(6)
+            page = {entry["filename"]: entry["url"] for entry in (await room.page("requests"))["files"]}
+            asked = [page[files[0]], page[files[1]], page[files[1]] + ".metadata"]
+            return [(await room.get(path)).status_code for path in asked]
+
+        assert await statuses(grant) == [403, 200, 200]
+        assert await statuses(grant.model_copy(update={"until": datetime.now(UTC)})) == [403, 403, 403]
 
     async def test_blocked_versions_are_yanked_and_refused(self, room: Room) -> None:
         old, new = room.upstream.add("small", "1.0"), room.upstream.add("small", "2.0")

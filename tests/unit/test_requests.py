@@ -20,7 +20,15 @@ from pydantic import ValidationError
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, decide
-from maestro_core.requests import MAX_PENDING, Approval, PackageAsk, RequestView, approved_versions, major_range
+from maestro_core.requests import (
+    MAX_PENDING,
+    Approval,
+    ForceSpec,
+    PackageAsk,
+    RequestView,
+    approved_versions,
+    major_range,
+)
 from maestro_hub_services.workspaces.domain.packages import overlap
 from notebooks.cli import main as cli
 from tests.workspaces_kit import POLICY_TEXT, World, running_world
@@ -425,7 +433,47 @@ class TestCommands:
         refused = await self.run("ann", "request", "demo", "requests")
         assert refused.exit_code == 5 and refused.stderr.startswith("Error: requests is blocked by the global policy")
         assert (await self.run("ann", "request", "demo")).exit_code == 2
+        assert "with all of it said" in (await self.run("root", "install", "demo", "requests", "--force")).stderr
+        forced = ("install", "demo", "requests==2.32", "--force", "--sha256", "A" * 64, "--reason", "an incident")
+        assert (await self.run("root", *forced)).stdout.endswith("pip install requests==2.32\n")
+        assert (await self.run("ann", *forced)).exit_code == 4
         assert "is no package name" in (await self.run("ann", "check-package", "a/b", "demo")).stderr
+
+
+class TestForce:
+    FILE = {"package": "Requests", "version": "2.32", "sha256": "a" * 64, "reason": "an incident"}
+
+    async def test_an_admin_lets_one_file_into_one_workspace_for_a_while(self, team: Team) -> None:
+        before = (await team.policy()).revision
+        answer = await team.call("root", "POST", "/workspaces/demo/packages/force", self.FILE)
+        assert answer.status_code == 200, answer.text
+        policy, now = await team.policy(), datetime.now(UTC)
+        assert policy.revision != before
+        assert policy.grants_file("requests", "a" * 64, now + timedelta(minutes=14))
+        assert not policy.grants_file("requests", "a" * 64, now + timedelta(minutes=16))
+        assert not policy.grants_file("requests", "b" * 64, now)
+        assert not policy.grants_file("urllib3", "a" * 64, now)
+        assert not decide(policy, "requests", "2.32").allowed, "the rule stands"
+        assert (await team.policy("other")).grants == ()
+        assert await team.events("package_forced") == ["package_forced"]
+
+    async def test_nobody_else_and_no_notebook_and_never_malware(self, team: Team) -> None:
+        hub = team.world.hub
+        assert (await hub.start("root", "", {}))[0] == 201
+        for token in ("token-of-ann", "token-of-kim", hub.server_token("root", "")):
+            async with team.world.client(token=token) as client:
+                refused = await client.post("/workspaces/demo/packages/force", json=self.FILE)
+            assert refused.json()["error"]["code"] == "forbidden"
+        batch = {"import_id": "0" * 16, "advisories": [{"id": "MAL-1", "package": "requests"}], "last": True}
+        assert (await team.call("root", "POST", "/advisories", batch)).status_code == 200
+        refused = await team.call("root", "POST", "/workspaces/demo/packages/force", self.FILE)
+        assert "known malware (MAL-1)" in refused.json()["error"]["message"]
+        assert (await team.policy()).grants == ()
+
+    @pytest.mark.parametrize("wrong", [{"sha256": "A" * 64}, {"version": ">=1"}, {"reason": " "}, {"package": "a/b"}])
+    async def test_all_of_it_has_to_be_said(self, wrong: dict[str, str]) -> None:
+        with pytest.raises(ValidationError):
+            ForceSpec.model_validate(self.FILE | wrong)
 
 
 class TestRules:

@@ -51,6 +51,7 @@ async def compiled(authority: Authority, unit: Unit, workspace: WorkspaceRow | N
         workspace_name="" if workspace is None else workspace.name,
         decisions=[row.as_rule() for row in decisions],
         malware=authority.malware.book,
+        grants=() if workspace is None else await unit.rules.grants(workspace.id),
     )
 
 
