@@ -23,7 +23,7 @@ from maestro_core.errors import MaestroError
 
 from .advisories import AdvisoryRepository
 from .charges import ChargeRepository
-from .clock import StepWatch
+from .clock import StepWatch, steady
 from .counts import CountRepository
 from .environments import EnvironmentRepository
 from .events import EventRepository
@@ -42,6 +42,8 @@ from .workspaces import WorkspaceRepository
 ADMISSION_KEY = 0x4D41455354524F  # "MAESTRO"
 #: seconds to wait for a connection to Postgres
 CONNECT_SECONDS = 5
+#: seconds between two tries to reach a database that is away
+REACH_PAUSE = 0.5
 log = logging.getLogger("maestro.store")
 
 
@@ -82,26 +84,40 @@ class Store:
         self._lock_file = lock_file
 
     @classmethod
-    async def open(cls, url: str, lock: Path | None = None) -> Store:
+    async def open(cls, url: str, lock: Path | None = None, patience: float = 0.0) -> Store:
         """Lock the store for this process, open it, bring its tables up to date.
 
         Args:
             url: of SQLAlchemy: ``sqlite+aiosqlite:///...`` or ``postgresql+asyncpg://...``.
             lock: a file that is locked as long as the store is open.
+            patience: seconds to wait for a database that is away: after the machine's start it may come later than we.
 
         Raises:
             StoreLocked: another process has it open.
-            sqlalchemy.exc.SQLAlchemyError: the database cannot be opened or migrated.
+            MaestroError: ``service_unavailable``: the database is away.
+            sqlalchemy.exc.SQLAlchemyError: it cannot be migrated.
         """
         lock_file = None if lock is None else _take(lock)
         engine = _engine(url)
         store = cls(engine, lock_file)
         try:
+            await store._reach(patience)
             await upgrade(engine)
         except BaseException:
             await store.close()
             raise
         return store
+
+    async def _reach(self, patience: float) -> None:
+        limit = steady() + patience
+        while True:
+            try:
+                async with self.read():
+                    return
+            except MaestroError:
+                if steady() >= limit:
+                    raise
+            await asyncio.sleep(REACH_PAUSE)
 
     async def close(self) -> None:
         """Close the connections and give the lock back."""

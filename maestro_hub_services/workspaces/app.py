@@ -13,6 +13,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
+from maestro_core.errors import MaestroError
 from maestro_hub_services.keys import KeyFileError, ensure_key, make_private_directory, make_state_directory
 from maestro_hub_services.parent import exit_with_parent
 from maestro_hub_services.settings import Settings, SettingsError, load_settings
@@ -36,6 +37,8 @@ from .volumes import make_volumes
 
 #: bytes that are read of any request; the API refuses far less with a sentence
 MAX_REQUEST = 1024 * 1024
+#: how long a database may be away when the service starts; the Hub gives the service 60 s
+DATABASE_SECONDS = 40.0
 log = logging.getLogger("maestro.workspaces")
 
 
@@ -50,7 +53,9 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
     folder = make_private_directory(state / "service")
     async with AsyncExitStack() as stack:
         store = await Store.open(
-            settings.store_db or f"sqlite+aiosqlite:///{folder / 'maestro.sqlite'}", folder / "lock"
+            settings.store_db or f"sqlite+aiosqlite:///{folder / 'maestro.sqlite'}",
+            folder / "lock",
+            patience=DATABASE_SECONDS if settings.store_db else 0,
         )
         stack.push_async_callback(store.close)
         hub = Hub(settings.hub_api_url, settings.hub_api_token)
@@ -130,6 +135,8 @@ def main() -> None:
         asyncio.run(run())
     except (StoreLocked, KeyFileError, SettingsError) as error:
         sys.exit(str(error))
+    except MaestroError as error:
+        sys.exit(f"The workspaces service cannot start: {error.message}")
     except OSError as error:
         sys.exit(f"The workspaces service cannot start on {settings.host}:{settings.port}: {error.strerror or error}.")
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
+from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchStatus
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
@@ -24,6 +25,7 @@ from maestro_hub_services.store import LaunchRow, Store, StoreLocked, WorkspaceR
 from maestro_hub_services.store.clock import now
 from maestro_hub_services.store.tables import Moment, metadata
 from maestro_hub_services.store.workspaces import FIRST_GID
+from tests.postgres import Postgres, binaries, running_postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,6 +214,57 @@ class TestTransactions:
         with pytest.raises(KeyError):
             async with store.write() as unit:
                 await unit.events.append("workspace_created", "ann", colour="red")
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Postgres]:
+    """A Postgres that may be killed: what it has committed is on the disk."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("Postgres is not installed (Debian: postgresql)")
+    with running_postgres(programs, durable=True) as server:
+        yield server
+
+
+class TestADatabaseThatIsAway:
+    async def test_is_said_as_such_until_it_is_back(self, mortal: Postgres) -> None:
+        store = await Store.open(await mortal.database())
+        try:
+            await workspace(store, "demo")
+            mortal.kill()
+            with pytest.raises(MaestroError, match="does not answer; try again") as caught:
+                async with store.write():
+                    pytest.fail("a transaction without a database")
+            assert caught.value.code == "service_unavailable"
+            with pytest.raises(MaestroError, match="does not answer; try again"):
+                async with store.read() as unit:
+                    await unit.workspaces.every()
+            await asyncio.to_thread(mortal.start)
+            await workspace(store, "again")
+        finally:
+            await store.close()
+
+    async def test_in_the_middle_of_a_transaction_too(self, mortal: Postgres) -> None:
+        store = await Store.open(await mortal.database())
+        try:
+            with pytest.raises(MaestroError, match="does not answer; try again"):
+                async with store.write() as unit:
+                    mortal.kill()
+                    while True:  # its child ends by itself, a moment later
+                        await unit.workspaces.every()
+            await asyncio.to_thread(mortal.start)
+            await workspace(store, "demo")
+        finally:
+            await store.close()
+
+    async def test_is_waited_for_at_the_start(self, mortal: Postgres) -> None:
+        url = await mortal.database()
+        mortal.kill()
+        with pytest.raises(MaestroError, match="does not answer"):
+            await Store.open(url)
+        opening = asyncio.create_task(Store.open(url, patience=30))
+        await asyncio.to_thread(mortal.start)
+        await (await opening).close()
 
 
 class TestOneProcess:
