@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maestro_core.errors import MaestroError
-from maestro_core.launches import LaunchPlan, LaunchStatus, PlanRequest
+from maestro_core.launches import LaunchPlan, LaunchRequest, LaunchStatus, PlanRequest
 from maestro_core.names import label_value, personal_workspace_name
 from maestro_core.roles import Role
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.workspaces.app import open_authority
 from maestro_hub_services.workspaces.authority import Authority
-from maestro_hub_services.workspaces.domain import admission
-from tests.workspaces_kit import CREATED, POLICY_TEXT, ask, settings_for, user
+from maestro_hub_services.workspaces.domain import admission, launching
+from tests.workspaces_kit import CREATED, POLICY_TEXT, ask, notebook, settings_for, user
 
 ANN, BOB, EVE = user("ann"), user("bob"), user("eve")
 DATASETS = """
@@ -100,6 +100,32 @@ class TestWhere:
         foreign, missing = await refused(authority, EVE, "secret"), await refused(authority, EVE, "sxcret")
         assert foreign.code == missing.code == "unknown_workspace"
         assert foreign.message.replace("secret", "sxcret") == missing.message
+
+    @pytest.mark.parametrize("options", [{"server": ""}, {"server": "more"}, {"server": "mine"}, {"server": "NAME"}])
+    async def test_nor_does_a_servers_name_tell_them_apart(self, authority: Authority, options: dict[str, str]) -> None:
+        """Whatever the server is called, also like a workspace of the asker's own."""
+        await make(authority, "secret", ann=Role.OWNER)
+        await make(authority, "mine", eve=Role.OWNER)
+        told = []
+        for name in ("secret", "sxcret"):
+            server = options["server"].replace("NAME", name)
+            told.append((await refused(authority, EVE, server, workspace=name)).message.replace(name, "NAME"))
+        assert told[0] == told[1]
+
+    async def test_a_server_may_be_called_like_what_others_have(self, authority: Authority) -> None:
+        """A refusal would say that there is such a workspace."""
+        await make(authority, "secret", ann=Role.OWNER)
+        await make(authority, "mine", eve=Role.OWNER)
+        assert (await plan(authority, EVE, "secret", workspace="mine")).workspace.name == "mine"
+
+    async def test_a_notebooks_token_is_told_alike_of_none_and_of_one_of_others(self, authority: Authority) -> None:
+        await make(authority, "secret", ann=Role.OWNER)
+        told = []
+        for name in ("secret", "sxcret"):
+            with pytest.raises(MaestroError) as caught:
+                await launching.start_launch(authority, notebook(EVE, ""), LaunchRequest(workspace=name))
+            told.append((caught.value.code, caught.value.message.replace(name, "NAME")))
+        assert told[0] == told[1] and "its own workspace only" in told[0][1]
 
     async def test_the_personal_workspace_of_somebody_else_is_one_of_others(self, authority: Authority) -> None:
         name = (await plan(authority, ANN)).workspace.name

@@ -163,8 +163,9 @@ def _check_images(authority: Authority, ask: SpawnAsk) -> None:
 async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk) -> tuple[WorkspaceRow, Role | None]:
     """The workspace that a start means, and the user's role there (None: they do not belong to it).
 
-    The unnamed server opens the personal workspace and no other; a server named like an existing workspace is of that
-    one. The unit must be a write transaction: the personal workspace is made on first use.
+    The unnamed server opens the personal workspace and no other; a server named like a workspace of the person's is of
+    that one. What others have is answered like what nobody has. The unit must be a write transaction: the personal
+    workspace is made on first use.
 
     Raises:
         MaestroError: ``unknown_workspace``, or ``conflict`` where name and workspace do not go together.
@@ -176,17 +177,18 @@ async def asked_workspace(unit: Unit, user: UserRef, server: str, ask: SpawnAsk)
     if own not in named or not is_own(named[own][0], user):
         named[own] = (await ensure_personal(unit, user), Role.OWNER)
     personal = named[own][0]
-    found = named.get(own if wanted == PERSONAL else wanted)
-    if found is None:
-        raise unknown_workspace(wanted)
-    workspace, role = found
-    if not server and workspace.id != personal.id:
+    if not server and wanted not in (PERSONAL, personal.name):
         raise MaestroError(
             "conflict",
             f"The server without a name opens your personal workspace; start {wanted} by its card, or under a name.",
             {"workspace": wanted},
         )
-    if server and server != workspace.name and server in named:
+    found = named.get(own if wanted == PERSONAL else wanted)
+    if found is None:
+        raise unknown_workspace(wanted)
+    workspace, role = found
+    _, elsewhere = named.get(server, (None, None))
+    if role is not None and elsewhere is not None and server != workspace.name:
         raise MaestroError(
             "conflict",
             f"A server named {server} opens the workspace of that name, not {workspace.name}; take another server "

@@ -90,6 +90,8 @@ async def _check_early(
                 raise unknown_workspace(request.workspace)
             launch = await unit.launches.of_server(user.name, user.created, server)
         except MaestroError as error:
+            if caller.notebook and error.code == "unknown_workspace":
+                error = not_of_this_server(request.workspace)  # as for one that there is
             await note_refusal(unit, user, server, ask.as_user_options(), error)
             refusal: MaestroError | None = error
         else:
