@@ -98,6 +98,7 @@ class Identity:
     def __init__(self, hub: Hub, **auth: Any) -> None:
         self._hub = hub
         self.auth = _Auth(cache_max_age=CACHE_SECONDS, **auth)
+        self._asking: dict[str, asyncio.Task[Any]] = {}
 
     async def by_token(self, handler: RequestHandler) -> Caller | None:
         """The owner of the token in the ``Authorization`` header; None without one.
@@ -109,7 +110,7 @@ class Identity:
         if not header:
             return None
         match = _HEADER.fullmatch(header)
-        model = None if match is None else await self._ask(self.auth.user_for_token(match[1], sync=False))
+        model = None if match is None else await self._ask(self._owner(match[1]))
         if model is None:
             raise MaestroError(
                 "not_signed_in", "The Hub does not know this token (any more); make a new one on its token page."
@@ -124,6 +125,19 @@ class Identity:
         """
         model = await self._ask(self.auth.get_user(handler, sync=False))
         return None if model is None else await self._caller(model)
+
+    async def _owner(self, token: str) -> Any:
+        """The Hub's word on a token; whoever asks while it is asked for gets the same answer.
+
+        The spawner's token comes with each start: without this fifty starts at once would be fifty questions, and each
+        costs the Hub more than the rest of what we add to a start.
+        """
+        asking = self._asking.get(token)
+        if asking is None:
+            asking = asyncio.ensure_future(self.auth.user_for_token(token, sync=False))
+            self._asking[token] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(token, None))
+        return await asyncio.shield(asking)  # one who gives up does not take it from the others
 
     async def _ask(self, question: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 from bs4 import BeautifulSoup
 from jupyterhub.spawner import Spawner, SpawnException
@@ -599,18 +599,19 @@ async def test_a_hub_whose_loop_stood_still_asks_again_where_nothing_was_sent(
     stub: PlanServiceStub, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its time to connect runs out although the service listens: fifty starts at once keep the loop busy."""
-    real = httpx.AsyncHTTPTransport.handle_async_request
+    real = aiohttp.ClientSession._request
     tries: list[str] = []
 
-    async def late_at_first(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        tries.append(request.url.path)
+    async def late_at_first(client: aiohttp.ClientSession, method: str, path: Any, **options: Any) -> Any:
+        tries.append(path)
         if len(tries) == 1:
-            raise httpx.ConnectTimeout("late", request=request)
-        return await real(transport, request)
+            raise aiohttp.ConnectionTimeoutError
+        return await real(client, method, path, **options)
 
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", late_at_first)
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", late_at_first)
     service = PlanService(url, TOKEN, 5.0)
     question = PlanRequest(user=UserRef(name="ann", created="2026-01-01T00:00:00Z"), server_name="demo")
     plan = await service.reserve(question)
+    await service.close()
     assert len(tries) == 2 and len(stub.questions("/plan/launches")) == 1
     assert plan.server_name == "demo"

@@ -580,3 +580,12 @@ def test_the_api_base_is_what_the_client_expects() -> None:
     from notebooks.settings import API_PATH
 
     assert f"/{API_PATH}" == API
+
+
+async def test_fifty_questions_with_one_token_are_one_question_to_the_hub(world: World) -> None:
+    """The spawner's token comes with each start; looking it up costs the Hub more than all else that we add to one."""
+    async with world.client("maestro-spawner") as spawner:
+        asked = [{"user": {"name": f"p{number}", "created": CREATED}, "server_name": ""} for number in range(50)]
+        answers = await asyncio.gather(*(spawner.post("/plan/launches", json=question) for question in asked))
+    assert {answer.status_code for answer in answers} == {201}
+    assert sum(path == "/hub/api/user" for _, path in world.hub.asked) == 1
