@@ -61,8 +61,8 @@ class WorkspaceEnvironment(BaseModel):
     """Versions, and the variables of kernels and terminals (:mod:`maestro_core.environment` says which names).
 
     Attributes:
-        python_version: ``3.11``; jupyter_version: ``latest``, which is what the
-            image or the machine has; nothing else can be had.
+        python_version: ``3.11``; a server whose image has another one says so.
+        jupyter_version: ``latest``, which is what the image or the machine has; nothing else can be had.
         variables: never of the server itself.
     """
 

@@ -13,7 +13,7 @@ from tests import package_kit as kit
 from tests.system.house import Maestro, Person, until
 from tests.system.singleuser import NotebookServer, has_bubblewrap
 
-pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.bwrap, pytest.mark.timeout(400)]
 WORKSPACE = "labs"
 ENVIRONMENT = f"workspaces/{WORKSPACE}/environment"
 HAVE = (

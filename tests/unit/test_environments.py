@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maestro_core.environments import EnvironmentChange, LockedPackage, lock_text, merged, moved
 from maestro_core.errors import MaestroError
@@ -20,6 +22,11 @@ from notebooks.cli import main
 from tests.workspaces_kit import World, ask, running_world
 
 TARGET, OTHER = "3.11/linux-x86_64/0123456789ab", "3.12/linux-x86_64/0123456789ab"
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+VERSIONS = st.sampled_from(["==1", "==2", "<3"])
+ASKED = st.dictionaries(NAMES, VERSIONS).map(lambda found: {name: name + text for name, text in found.items()})
 
 
 def locked(name: str, version: str, digit: str = "0") -> dict[str, Any]:
@@ -59,6 +66,24 @@ class TestMerge:
         built = {"target": TARGET, "installed": [locked("rich", "15.0")]}
         with pytest.raises(MaestroError, match="rich<14"):
             merged(change(add=["rich"], built=built), {}, {"rich": "rich<14"}, 4, "bob")
+
+    @given(ASKED, ASKED, ASKED)
+    def test_nobodys_change_is_lost_without_a_word(
+        self, base: dict[str, str], ours: dict[str, str], theirs: dict[str, str]
+    ) -> None:
+        added = [text for name, text in ours.items() if base.get(name) != text]
+        removed = [name for name in base if name not in ours]
+        if not added and not removed:
+            return
+        try:
+            made = merged(change(add=added, remove=removed), base, theirs, 2, "bob")
+        except MaestroError as refused:
+            name = refused.details["package"]
+            assert base.get(name) != theirs.get(name) != ours.get(name) != base.get(name)  # both changed it, otherwise
+            return
+        for name in base.keys() | ours.keys() | theirs.keys():
+            wanted = ours.get(name) if ours.get(name) != base.get(name) else theirs.get(name)
+            assert made.get(name) == wanted
 
     def test_both_removing_it_is_no_conflict(self) -> None:
         assert merged(change(remove=["rich"]), {"rich": "rich"}, {}, 2, "bob") == {}

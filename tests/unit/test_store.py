@@ -17,11 +17,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
+from maestro_core.environments import LockedPackage
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchStatus
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
-from maestro_hub_services.store import LaunchRow, Store, StoreLocked, WorkspaceRow
+from maestro_hub_services.store import LaunchRow, Store, StoreLocked, WorkspaceRow, environments
 from maestro_hub_services.store.clock import now
 from maestro_hub_services.store.tables import Moment, metadata
 from maestro_hub_services.store.workspaces import FIRST_GID
@@ -314,3 +315,28 @@ asyncio.run(main())
 def test_rows_are_values() -> None:
     row = launch(WorkspaceRow("w", "n", "", False, None, None, 1, None, "a", now(), None, None))
     assert replace(row) == row
+
+
+class TestEnvironments:
+    async def test_versions_count_up_and_old_locks_go(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(environments, "LOCKS_KEPT", 2)
+        row = await workspace(store, "demo")
+        package = LockedPackage(name="rich", version="13.2", hashes=("sha256:" + "0" * 64,))
+        for number in (1, 2, 3):
+            async with store.write() as unit:
+                made = await unit.environments.add(row.id, number - 1, "ann", ["rich"], python_version="3.11")
+                assert made.number == number
+                await unit.environments.put_lock(made.id, "a", [package], complete=False)
+                await unit.environments.put_lock(made.id, "a", [package], complete=number != 2)
+        async with store.read() as unit:
+            newest = await unit.environments.newest(row.id)
+            assert newest is not None and newest.requirements == ("rich",) and newest.python_version == "3.11"
+            versions = await unit.environments.history(row.id, 10)
+            assert [version.number for version in versions] == [3, 2, 1]
+            assert await unit.environments.targets([version.id for version in versions]) == {newest.id: ("a",)}
+            assert await unit.environments.lock(versions[2].id, "a") is None  # older than what is kept
+            kept = await unit.environments.nearest_lock(versions[1], "a")
+            assert kept is not None and kept.packages == (package,) and not kept.complete
+        async with store.write() as unit:
+            assert await unit.environments.forget_workspace(row.id) == 3
+            assert await unit.environments.number(row.id) == 0
