@@ -18,6 +18,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import rattler
+import rattler.exceptions
 import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
@@ -173,6 +175,18 @@ class TestRattler:
         refused = refusal(house.server("refused", "alive"), package)
         assert sentence in refused.message
         assert refused.code == code
+
+    @pytest.mark.parametrize("spec", ["numpy ==2.1.0", "requests"])
+    async def test_an_explicit_file_reads_the_reason_too(self, house: House, spec: str, tmp_path: Path) -> None:
+        """It names files, so nothing is solved: the file itself is refused."""
+        place = house.server("explicit", "alive")
+        channel = rattler.Channel("conda-forge", rattler.ChannelConfig(channel_alias=f"{place.alias}/"))
+        gateway = rattler.Gateway(cache_dir=tmp_path / "cache")
+        found = await gateway.query([channel], ["noarch"], [spec], recursive=False)
+        records = [record for records in found for record in records]
+        assert len(records) == 1
+        with pytest.raises(rattler.exceptions.InstallerError, match=r"403 .* is blocked by the global policy \(rule"):
+            await rattler.install(records, tmp_path / "env", cache_dir=tmp_path / "cache", show_progress=False)
 
     def test_denials_name_what_was_refused(self, house: House) -> None:
         refusal(house.server("denied", "alive"), "needs-requests")
