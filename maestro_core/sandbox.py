@@ -123,7 +123,17 @@ def system_files() -> dict[str, str]:
     }
 
 
-def launch_binds(plan: LaunchPlan, launch_dir: str, runtime: Sequence[str], devices: Sequence[str] = ()) -> list[Bind]:
+#: where programs (the JVM, joblib, Jupyter's own) look for the limits that hold for them
+CGROUP = "/sys/fs/cgroup"
+
+
+def launch_binds(
+    plan: LaunchPlan,
+    launch_dir: str,
+    runtime: Sequence[str],
+    devices: Sequence[str] = (),
+    cgroup: str | None = None,
+) -> list[Bind]:
     """All that this launch sees besides :data:`SYSTEM_PATHS`, in the order in which it is mounted.
 
     Args:
@@ -132,6 +142,7 @@ def launch_binds(plan: LaunchPlan, launch_dir: str, runtime: Sequence[str], devi
         runtime: absolute paths that every server sees read-only at the same place: the single-user environment and
             the interpreter behind it.
         devices: device nodes, for a launch with a GPU.
+        cgroup: absolute path of the launch's own group of cgroup v2: programs look there for what they may take.
 
     Raises:
         MaestroError: as :func:`~maestro_core.mounts.checked_mounts`.
@@ -144,6 +155,8 @@ def launch_binds(plan: LaunchPlan, launch_dir: str, runtime: Sequence[str], devi
         Bind(f"{launch_dir}/{ETC}", CLIENT_CONFIG_DIR),
         *(Bind(f"{launch_dir}/{SYSTEM}/{name}", f"/etc/{name}") for name in system_files()),
     ]
+    if cgroup is not None:
+        own.append(Bind(cgroup, CGROUP))
     return [*mounts, *shown, *own, *(Bind(path, path, False, device=True) for path in devices)]
 
 

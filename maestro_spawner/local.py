@@ -163,7 +163,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         folder.remember(self._folder, {"main": self._main, "first": self._first})
 
     async def _start_sandbox(self, plan: LaunchPlan, owner: Owner | None) -> None:
-        binds = await asyncio.to_thread(self._binds, plan)
+        group = await asyncio.to_thread(self._group, plan)
+        binds = await asyncio.to_thread(self._binds, plan, group)
         sources: list[str] = []
         if owner is not None:
             await asyncio.to_thread(host.make_stage)
@@ -175,7 +176,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             command = sandbox.bwrap_command([*self.cmd, *self.get_args()], descriptor, report.descriptor)
             if owner is not None:
                 command = sandbox.dropped(command, owner, host.STAGE, sources)
-            command = await asyncio.to_thread(self._limited, command, plan)
+            if group is not None:
+                command = sandbox.limited(command, group)
             self._launch(command, sandbox.HELPER_ENVIRONMENT, (descriptor, report.descriptor))
         folder.remember(self._folder, {"main": self._main})
         pid = await report.first_process(REPORT_SECONDS)
@@ -186,24 +188,25 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
                 "start_failed", "The server's sandbox could not be made; tell an admin, the log says why."
             )
 
-    def _binds(self, plan: LaunchPlan) -> list[sandbox.Bind]:
+    def _binds(self, plan: LaunchPlan, group: str | None) -> list[sandbox.Bind]:
         shown = [*host.runtime_paths(self.singleuser_prefix), *self.shown_paths]
         sources = [mount.source for mount in plan.mounts]  # an admin's dataset may be a folder too high
         sandbox.check_hidden([os.path.realpath(path) for path in (*shown, *sources)], os.path.realpath(self.state_dir))
         devices = host.gpu_devices() if plan.resources.gpu else []
         if plan.resources.gpu and not devices:
             raise MaestroError("conflict", "This machine has no GPU; take a profile without one.")
-        return sandbox.launch_binds(plan, str(self._folder), shown, devices)
+        return sandbox.launch_binds(plan, str(self._folder), shown, devices, group)
 
-    def _limited(self, command: list[str], plan: LaunchPlan) -> list[str]:
+    def _group(self, plan: LaunchPlan) -> str | None:
+        """The launch's own cgroup, or None where its limits cannot be held."""
         group = limits.servers_group()
         if group is None:
-            return command
+            return None
         try:
-            return sandbox.limited(command, str(limits.make_group(group, self.launch_id, plan.resources)))
+            return str(limits.make_group(group, self.launch_id, plan.resources))
         except OSError as error:
             self.log.warning("The limits of launch %s cannot be set: %s", self.launch_id, error)
-            return command
+            return None
 
     def _launch(self, command: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]) -> None:
         """The process, in a session of its own: neither Ctrl-C in the Hub's terminal nor the Hub's end reaches it."""

@@ -71,13 +71,15 @@ class House:
             }
         )  # fmt: skip
 
-    def run(self, script: str, role: str = "editor", **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: str, role: str = "editor", cgroup: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside, started as a server is."""
         plan, launch = self.plan(role), self.state / "run/launches/l1"
         folder.make(launch, plan, self.owner if os.geteuid() == 0 else None)
         if self.before and self.owner is not None:
             os.chown(launch, *self.owner)  # an ordinary user's Hub has made it
-        binds, sources = sandbox.launch_binds(plan, str(launch), ()), []
+        binds, sources = sandbox.launch_binds(plan, str(launch), (), (), cgroup), []
         if not self.before and self.owner is not None:
             host.make_stage()
             binds, sources = sandbox.staged(binds, host.STAGE)
@@ -236,6 +238,22 @@ def test_other_peoples_processes_do_not_exist(house: House) -> None:
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_the_launchs_own_cgroup_is_read_where_programs_look_for_their_limits(house: House) -> None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    places = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2" and os.access(fields[1], os.W_OK)]
+    if not places:
+        pytest.skip("no cgroup v2 that may be written here")
+    group = places[0] / f"maestro-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        done = house.run("ls /sys/fs/cgroup; echo 0 > /sys/fs/cgroup/cgroup.procs", cgroup=str(group))
+        assert "cgroup.procs" in done.stdout.split()
+        assert "maestro-servers" not in done.stdout and "Read-only file system" in done.stderr
+        assert house.run("ls /sys/fs").returncode != 0, "without one there is nothing of it"
+    finally:
+        group.rmdir()
 
 
 def test_nothing_of_the_stage_is_left_on_the_machine(house: House) -> None:

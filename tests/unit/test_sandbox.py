@@ -76,6 +76,13 @@ def test_a_viewer_gets_the_workspace_read_only_even_if_the_plan_forgot_to_say_so
     assert triples(options, "--bind")["/home/jovyan"] == HOME["source"], "a viewer's home is theirs"
 
 
+def test_a_launch_sees_its_own_cgroup_read_only_where_it_has_one() -> None:
+    """There programs read what they may take: the JVM, joblib, our own sampler."""
+    binds = sandbox.launch_binds(make_plan(), "/launch", (), cgroup="/sys/fs/cgroup/maestro-servers/l1")
+    assert Bind("/sys/fs/cgroup/maestro-servers/l1", "/sys/fs/cgroup", read_only=True) in binds
+    assert not [bind for bind in sandbox.launch_binds(make_plan(), "/launch", ()) if "cgroup" in bind.target]
+
+
 def test_datasets_are_read_only_whatever_the_plan_says() -> None:
     dataset = mount("dataset-iris", "/data/iris", "/datasets/iris", read_only=False)
     assert binds_of(make_plan(mounts=(WORKSPACE, HOME, dataset)))["/datasets/iris"].read_only
