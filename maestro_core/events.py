@@ -67,6 +67,7 @@ EVENTS: dict[str, EventKind] = {
         "An admin let one file in for a few minutes, whatever the rules say.",
         ("package", "version", "sha256", "until", "reason"),
     ),
+    "package_cache_cleared": EventKind("Somebody had the index ask upstream anew for what there is.", ()),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
     "advisories_imported": EventKind("An admin imported advisories about packages.", ("count", "malware", "removed")),
     "policy_refused": EventKind("maestro.yaml has a mistake; the last good one stays in force.", ("message",)),

@@ -567,6 +567,7 @@ class CompiledPolicy(BaseModel):
             :meth:`knowing`, since it is the same for all workspaces.
         startup: blocks for what an image contains when a server starts; None: the blocks among ``rules``.
         grants: single files that admins let in.
+        anew: what the index knows of upstream's pages from before that moment is asked for anew.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -581,6 +582,7 @@ class CompiledPolicy(BaseModel):
     scan: tuple[str, ...] = ()
     startup: tuple[Rule, ...] | None = None
     grants: tuple[Grant, ...] = ()
+    anew: AwareDatetime | None = None
     index: IndexSettings = IndexSettings()
     _book: Book | None = PrivateAttr(default=None)
 
@@ -650,6 +652,7 @@ def compile_policy(
     decisions: Iterable[Rule] = (),
     malware: Book | None = None,
     grants: Iterable[Grant] = (),
+    anew: datetime | None = None,
 ) -> CompiledPolicy:
     """Put together what is in force in one workspace.
 
@@ -660,6 +663,7 @@ def compile_policy(
         decisions: rules of origin ``decision``, of either level, that count for this workspace.
         malware: what is known to be malware.
         grants: single files that admins let in.
+        anew: when somebody last cleared the cache.
     """
     policies: dict[Level, PackagePolicy] = {"global": everywhere.with_preset("open")}
     if workspace is not None:
@@ -681,6 +685,7 @@ def compile_policy(
         scan=tuple(sorted(scan)),
         startup=startup,
         grants=tuple(grants),
+        anew=anew,
         index=everywhere.index,
     )
     digest = hashlib.sha256(policy.model_dump_json(exclude={"revision"}).encode()).hexdigest()

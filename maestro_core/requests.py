@@ -208,6 +208,13 @@ class Forced(BaseModel):
     until: AwareDatetime
 
 
+class CacheCleared(BaseModel):
+    """What the index knows of upstream from before ``at`` is asked for anew."""
+
+    workspace: str
+    at: AwareDatetime
+
+
 def major_range(version: str) -> str:
     """From the version's own major version up to the next: ``1.24.0`` -> ``<2,>=1``. What is no version: that alone."""
     try:

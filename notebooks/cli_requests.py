@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import click
+from pydantic import BaseModel
 
 from maestro_core.errors import MaestroError
-from maestro_core.requests import Forced, PackageAnswer, RequestView, Review
+from maestro_core.requests import RequestView, Review
 
 from .api import Api
 from .console import as_json, print_json, say, table
@@ -122,6 +123,22 @@ def deny(connect: Callable[[], Api], request_id: str, reason: str, json_: bool) 
     say(f"Denied {done.shown} for {done.workspace}.")
 
 
+@click.command("clear-cache")
+@click.argument("workspace")
+@as_json
+@click.pass_obj
+def clear_cache(connect: Callable[[], Api], workspace: str, json_: bool) -> None:
+    """Have the package index ask upstream anew what there is, where a new release is not seen yet.
+
+    Files are kept, since each is known by its hash. pip's and uv's own caches in a server: 'pip cache purge', 'uv cache
+    clean'.
+    """
+    done = PackageRequests(api=connect()).clear_cache(workspace)
+    if json_:
+        return _print(done)
+    say("The index asks upstream anew within 5 seconds.")
+
+
 def force_package(
     api: Api, workspace: str, packages: Sequence[str], sha256: str | None, reason: str, json_: bool
 ) -> None:
@@ -143,10 +160,10 @@ def force_package(
     say(f"Until {until} this file installs in {workspace}: pip install {done.package}=={done.version}")
 
 
-COMMANDS: tuple[click.Command, ...] = (check_package, request, review, approve, deny)
+COMMANDS: tuple[click.Command, ...] = (check_package, request, review, approve, deny, clear_cache)
 
 
-def _print(data: PackageAnswer | RequestView | Forced) -> None:
+def _print(data: BaseModel) -> None:
     print_json(data.model_dump(mode="json"))
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from maestro_core.models import read_model
-from maestro_core.requests import Approval, Forced, ForceSpec, PackageAnswer, PackageAsk, RequestList, RequestView
+from maestro_core.requests import (
+    Approval,
+    CacheCleared,
+    Forced,
+    ForceSpec,
+    PackageAnswer,
+    PackageAsk,
+    RequestList,
+    RequestView,
+)
 
 from .api import Api, segment
 
@@ -111,6 +120,14 @@ class PackageRequests:
         return Forced.model_validate(
             self._api.post(f"/workspaces/{segment(workspace)}/packages/force", body.model_dump())
         )
+
+    def clear_cache(self, workspace: str) -> CacheCleared:
+        """Have the index ask upstream anew what there is.
+
+        Raises:
+            MaestroError: ``unknown_workspace``, ``forbidden`` for viewers.
+        """
+        return CacheCleared.model_validate(self._api.post(f"/workspaces/{segment(workspace)}/packages/clear-cache", {}))
 
     def _decide(self, request_id: str, what: str, body: dict[str, Any]) -> RequestView:
         return RequestView.model_validate(self._api.post(f"/requests/{segment(request_id)}/{what}", body))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ class Index:
         self._bodies = BodyCache()
         self._asked_pip: asyncio.Task[PipConfig] | None = None
         self._shelves: dict[str, Shelf] = {}
+        self._anew: datetime | None = None
         self._opening: dict[str, asyncio.Task[Shelf]] = {}
         self._rendering: dict[str, asyncio.Task[Body]] = {}
 
@@ -107,6 +109,10 @@ class Index:
             MaestroError: ``upstream_unavailable`` if pip could not be asked.
         """
         self._cache.limit = policy.index.cache
+        if policy.anew is not None and (self._anew is None or policy.anew > self._anew):
+            self._anew = policy.anew
+            for known in self._shelves.values():
+                known.library.forget()
         key = policy.index.model_dump_json(exclude={"cache"})
         shelf = self._shelves.get(key)
         return (

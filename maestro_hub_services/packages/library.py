@@ -60,6 +60,11 @@ class Library:
         self._names: tuple[list[list[str]], Names] | None = None
         self._serial = 0
 
+    def forget(self) -> None:
+        """Ask every source anew for whatever page is wanted next."""
+        for source in (*self._sources, *self._internal):
+            source.forget()
+
     def may_visit(self, host: str) -> bool:
         """Whether files may be fetched from that host: an index is there, or an index's page named it."""
         return any(source.may_visit(host) for source in (*self._sources, *self._internal))

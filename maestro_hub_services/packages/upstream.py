@@ -66,6 +66,10 @@ class Source(ABC):
             MaestroError: as :meth:`page`.
         """
 
+    def forget(self) -> None:
+        """Ask anew for whatever page is wanted next."""
+        return None
+
     def may_visit(self, host: str) -> bool:
         """Whether this source is on that host, or its pages named it."""
         return False
@@ -100,6 +104,10 @@ class Remote(Source):
         self._parsed: dict[str, tuple[Document, Any]] = {}
         self._running: dict[str, asyncio.Task[Document]] = {}
         self._remembered = 0
+
+    def forget(self) -> None:
+        for url, document in self._documents.items():
+            self._documents[url] = replace(document, fresh_until=0.0)
 
     def may_visit(self, host: str) -> bool:
         return host in self._hosts

@@ -23,7 +23,7 @@ from maestro_core.lifecycle import PurgedTracking
 from maestro_core.models import read_model
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
-from maestro_core.requests import Forced, PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
+from maestro_core.requests import CacheCleared, Forced, PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
 from maestro_core.scans import ScanAnswer
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
@@ -33,6 +33,7 @@ from maestro_hub_services.store.clock import now
 from .domain import (
     admission,
     advisories,
+    clearing,
     environments,
     forcing,
     forms,
@@ -220,6 +221,10 @@ async def ask_package(call: Call) -> Answer:
 
 async def force_package(call: Call) -> Forced:
     return await forcing.force(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def clear_package_cache(call: Call) -> CacheCleared:
+    return await clearing.clear(call.authority, call.caller, call.path["workspace"])
 
 
 async def check_package(call: Call) -> PackageAnswer:

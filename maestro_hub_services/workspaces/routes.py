@@ -43,6 +43,7 @@ from maestro_core.lifecycle import PurgedTracking, PurgeReport, TrackingRemoved
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
 from maestro_core.requests import (
     Approval,
+    CacheCleared,
     Denial,
     FactsReport,
     Forced,
@@ -172,6 +173,8 @@ ROUTES: tuple[Route, ...] = (
           PackageAsk, statuses=(200, 202)),
     Route("POST", W + "/packages/force", ADMIN, do.force_package, Forced,
           "Let one file in for 15 minutes, whatever the rules say; never known malware", ForceSpec),
+    Route("POST", W + "/packages/clear-cache", USE, do.clear_package_cache, CacheCleared,
+          "Have the index ask upstream anew what there is (editors)"),
     Route("GET", "/packages/{package}", USE, do.check_package, PackageAnswer, "What the policy says to a package",
           query=_CHECKED),
     Route("GET", "/requests", USE, do.list_requests, RequestList, "Requests for packages, the newest first",

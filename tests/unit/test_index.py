@@ -28,6 +28,7 @@ from maestro_hub_services.packages import authority as authority_module
 from maestro_hub_services.packages import downloads as downloads_module
 from maestro_hub_services.packages import index as index_module
 from maestro_hub_services.packages import pip_config
+from maestro_hub_services.packages import upstream as upstream_module
 from maestro_hub_services.packages.app import make_app
 from maestro_hub_services.packages.authority import Authority
 from maestro_hub_services.packages.cache import DiskCache
@@ -395,6 +396,21 @@ class TestPolicy:
 
         assert await statuses(grant) == [403, 200, 200]
         assert await statuses(grant.model_copy(update={"until": datetime.now(UTC)})) == [403, 403, 403]
+
+    async def test_a_cleared_cache_sees_a_new_release_at_once(
+        self, room: Room, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upstream_module, "MIN_FRESH", 60.0)
+        room.upstream.add("small", "1.0")
+        assert len((await room.page("small"))["files"]) == 1
+        room.upstream.add("small", "2.0")
+        policy = room.authority.policies["demo"]
+        room.clock.pass_(6)
+        assert len((await room.page("small"))["files"]) == 1
+        anew = {"anew": datetime.now(UTC), "revision": "another"}
+        room.authority.policies["demo"] = policy.model_copy(update=anew)
+        room.clock.pass_(6)
+        assert len((await room.page("small"))["files"]) == 2
 
     async def test_blocked_versions_are_yanked_and_refused(self, room: Room) -> None:
         old, new = room.upstream.add("small", "1.0"), room.upstream.add("small", "2.0")

@@ -158,6 +158,14 @@ class TestAsking:
         assert hidden.json()["error"]["code"] == missing.json()["error"]["code"] == "unknown_request"
         assert (await team.call("bob", "GET", f"/requests/{made}")).status_code == 200  # a member of the workspace
 
+    async def test_who_has_left_the_workspace_sees_their_own_words_alone(self, team: Team) -> None:
+        made = (await team.ask("bob", reason="mine"))["request"]["request_id"]
+        await team.ask("ann", reason="hers")
+        assert len((await team.call("bob", "GET", f"/requests/{made}")).json()["askers"]) == 2
+        assert (await team.call("ann", "DELETE", "/workspaces/demo/members/user/bob")).status_code == 204
+        seen = (await team.call("bob", "GET", "/requests")).json()["requests"]
+        assert [one["reason"] for one in seen[0]["askers"]] == ["mine"]
+
     async def test_a_person_has_so_many_pending(self, team: Team) -> None:
         async with team.world.authority.store.write() as unit:
             place = await unit.workspaces.by_name("demo")
@@ -474,6 +482,20 @@ class TestForce:
     async def test_all_of_it_has_to_be_said(self, wrong: dict[str, str]) -> None:
         with pytest.raises(ValidationError):
             ForceSpec.model_validate(self.FILE | wrong)
+
+
+class TestClearing:
+    async def test_the_index_is_told_to_ask_anew_and_facts_are_found_anew(self, team: Team) -> None:
+        made = (await team.ask())["request"]["request_id"]
+        await team.facts(made, ("tensorflow", "2.16"))
+        assert (await team.policy()).anew is None
+        path = "/workspaces/demo/packages/clear-cache"
+        cleared = (await team.call("bob", "POST", path)).json()["at"]
+        for workspace in ("demo", "other"):
+            assert (await team.policy(workspace)).anew == datetime.fromisoformat(cleared)
+        assert len((await team.call("packages", "GET", "/policy/requests")).json()["wanted"]) == 1
+        assert (await team.call("bob", "POST", path)).json()["at"] == cleared, "again at once is the same"
+        assert (await team.call("eve", "POST", path)).status_code == 404
 
 
 class TestRules:

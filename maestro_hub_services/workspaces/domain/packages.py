@@ -20,6 +20,7 @@ from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import Unit, WorkspaceRow
 
 from ..authority import Authority
+from .clearing import cleared_at
 
 
 async def package_policy(authority: Authority, workspace: str | None) -> CompiledPolicy:
@@ -52,6 +53,7 @@ async def compiled(authority: Authority, unit: Unit, workspace: WorkspaceRow | N
         decisions=[row.as_rule() for row in decisions],
         malware=authority.malware.book,
         grants=() if workspace is None else await unit.rules.grants(workspace.id),
+        anew=await cleared_at(unit),
     )
 
 

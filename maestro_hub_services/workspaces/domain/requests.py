@@ -407,6 +407,7 @@ async def _views(authority: Authority, unit: Unit, caller: Caller, rows: Sequenc
     askers, rules = await unit.requests.askers(ids), await unit.rules.of_requests(ids)
     places = {row.workspace_id: await unit.workspaces.get(row.workspace_id) for row in rows}
     found = []
+    inside = {key: await _inside(authority, unit, caller, place) for key, place in places.items()}
     for row in rows:
         place = places[row.workspace_id]
         decides = row.status == "pending" and place.open and _reviews(authority, caller, place)
@@ -421,7 +422,7 @@ async def _views(authority: Authority, unit: Unit, caller: Caller, rows: Sequenc
                 rule=row.rule,
                 sentence=row.sentence,
                 asked_at=row.asked_at,
-                askers=tuple(_asker(one) for one in askers[row.id]),
+                askers=tuple(_asker(one) for one in askers[row.id] if inside[row.workspace_id] or _own(caller, [one])),
                 decided_by=row.decided_by,
                 decided_at=row.decided_at,
                 answer=row.answer,
@@ -431,6 +432,11 @@ async def _views(authority: Authority, unit: Unit, caller: Caller, rows: Sequenc
             )
         )
     return RequestList(requests=tuple(found))
+
+
+async def _inside(authority: Authority, unit: Unit, caller: Caller, place: WorkspaceRow) -> bool:
+    """Whether the caller sees what others ask there: who has left a workspace sees their own words alone."""
+    return _reviews(authority, caller, place) or await role_in(unit, place.id, caller.person) is not None
 
 
 def _asker(row: AskerRow) -> Asker:
