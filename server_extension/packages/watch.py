@@ -21,6 +21,8 @@ from .uv import Package, Uv, UvError
 
 #: seconds between two looks; how long nothing may have changed before it counts
 LOOK_SECONDS, STILL_SECONDS = 1.0, 2.0
+#: how long at most it is waited for that
+MOST_SECONDS = 60.0
 #: seconds after which the service is told again, and for one report
 AGAIN_SECONDS, REPORT_SECONDS = 15.0, 120.0
 #: for what did not fit into the start
@@ -86,7 +88,8 @@ class Watch:
     async def _still(self) -> None:
         """Wait until nothing comes or goes any more: one notice for one installation."""
         last, since = stamp(self._folder), time.monotonic()
-        while time.monotonic() - since < STILL_SECONDS:
+        end = since + MOST_SECONDS
+        while since + STILL_SECONDS > time.monotonic() < end:
             await asyncio.sleep(LOOK_SECONDS / 2)
             if (now := stamp(self._folder)) != last:
                 last, since = now, time.monotonic()
