@@ -42,6 +42,8 @@ _MAX_PAGE_BYTES = 256 * 1024**2
 #: answer so): where another would be asked next, it may own the name and not show it to us.
 _NOT_HERE = (404, 410)
 _REMEMBERED_BYTES = 24 * 1024**2
+#: names of which a folder of links keeps what it found: anybody may ask for any
+_PAGES_OF_LINKS = 5000
 
 
 class Source(ABC):
@@ -285,6 +287,8 @@ class LocalLinks(Source):
             kept = self._pages.get(project)
             if kept is None or kept[0] != stamp:
                 page = self._folder(project) if self.path.is_dir() else self._file(project)
+                if len(self._pages) >= _PAGES_OF_LINKS:
+                    self._pages.clear()
                 kept = self._pages[project] = (stamp, page if page.files else None)
             return kept[1]
         except OSError:

@@ -39,7 +39,7 @@ from maestro_hub_services.packages.index import Index
 from maestro_hub_services.packages.negotiation import HTML_V1, JSON_V1, choose_form, takes_gzip
 from maestro_hub_services.packages.pages import file_version, merge, parse_html_page, parse_json_page
 from maestro_hub_services.packages.pip_config import PipConfig, read_pip_config
-from maestro_hub_services.packages.upstream import Document, RemoteIndex
+from maestro_hub_services.packages.upstream import Document, LocalLinks, RemoteIndex
 from tests import package_kit as kit
 
 PREFIX = "/services/packages/"
@@ -705,6 +705,17 @@ class TestUpstreamAway:
 
 
 class TestSources:
+    async def test_names_that_nobody_has_do_not_fill_the_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upstream_module, "_PAGES_OF_LINKS", 10)
+        (tmp_path / kit.wheel_name("small", "1.0")).write_bytes(kit.wheel("small", "1.0"))
+        links = LocalLinks(tmp_path)
+        for number in range(35):
+            assert await links.page(f"made-up-{number}") is None
+            assert await links.page("small") is not None
+        assert len(links._pages) <= 10
+
     async def test_several_indexes_and_folders_in_pips_order(
         self, servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path
     ) -> None:

@@ -100,13 +100,13 @@ def test_processes_are_found_by_what_they_were_given(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_a_launchs_folder_is_closed_and_its_secret_is_in_one_file(tmp_path: Path) -> None:
+def test_a_launchs_folder_is_closed_and_its_secret_is_where_clients_look_for_it(tmp_path: Path) -> None:
     place = tmp_path / "run/launches/l1"
     folder.make(place, make_plan(tmp_path), None)
     assert place.stat().st_mode & 0o077 == 0
     assert (place / "etc").stat().st_mode & 0o077 == 0
-    holding = [path.name for path in place.rglob("*") if path.is_file() and "secret" in path.read_text()]
-    assert holding == ["netrc"]
+    holding = {path.name for path in place.rglob("*") if path.is_file() and "secret" in path.read_text()}
+    assert holding == {"netrc", "condarc"}, "conda takes it from a channel's address"
     folder.remove(place)
     folder.remove(place)
     assert not place.exists()
