@@ -113,7 +113,7 @@ def stub() -> Iterator[dict[str, int]]:
 
 @contextlib.contextmanager
 def maestro(ports: dict[str, int], state: Path) -> Iterator[Server]:
-    """Our index, with an empty cache."""
+    """Our index, with an empty cache; it knows already where packages come from, which pip takes a second to say."""
     port = free_port()
     url = f"http://localhost:{port}"
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
@@ -131,6 +131,7 @@ def maestro(ports: dict[str, int], state: Path) -> Iterator[Server]:
     }
     command = [sys.executable, "-m", "maestro_hub_services.packages"]
     with running("maestro", command, environment, port, PREFIX, {"Authorization": "Bearer alive"}) as server:
+        read_all(f"http://127.0.0.1:{port}{server.simple}", server.headers)
         yield server
 
 
