@@ -13,6 +13,7 @@ import threading
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from maestro_core.errors import MaestroError
-from maestro_core.packages import Grant
+from maestro_core.packages import Action, Grant, PackagePolicy, Verdict, compile_policy
 from maestro_hub_services.packages import authority as authority_module
 from maestro_hub_services.packages import downloads as downloads_module
+from maestro_hub_services.packages import handlers as handlers_module
 from maestro_hub_services.packages import index as index_module
 from maestro_hub_services.packages import pip_config
 from maestro_hub_services.packages import upstream as upstream_module
@@ -37,7 +39,7 @@ from maestro_hub_services.packages.handlers import reason_phrase
 from maestro_hub_services.packages.http import Http, split_credentials
 from maestro_hub_services.packages.index import Index
 from maestro_hub_services.packages.negotiation import HTML_V1, JSON_V1, choose_form, takes_gzip
-from maestro_hub_services.packages.pages import file_version, merge, parse_html_page, parse_json_page
+from maestro_hub_services.packages.pages import Page, file_version, make_file, merge, parse_html_page, parse_json_page
 from maestro_hub_services.packages.pip_config import PipConfig, read_pip_config
 from maestro_hub_services.packages.upstream import Document, LocalLinks, RemoteIndex
 from tests import package_kit as kit
@@ -388,7 +390,9 @@ class TestPolicy:
         policy = room.authority.policies["demo"]
 
         async def statuses(one: Grant) -> list[int]:
-            room.authority.policies["demo"] = policy.model_copy(update={"grants": (one,), "revision": str(one.until)})
+            room.authority.policies["demo"] = policy.model_copy(
+                update={"grants": (one,), "revision": str(one.until), "anew": datetime.now(UTC)}
+            )
             room.clock.pass_(6)
             page = {entry["filename"]: entry["url"] for entry in (await room.page("requests"))["files"]}
             asked = [page[files[0]], page[files[1]], page[files[1]] + ".metadata"]
@@ -396,6 +400,18 @@ class TestPolicy:
 
         assert await statuses(grant) == [403, 200, 200]
         assert await statuses(grant.model_copy(update={"until": datetime.now(UTC)})) == [403, 403, 403]
+        room.upstream.extra = {"project-status": {"status": "quarantined"}}
+        assert await statuses(grant.model_copy(update={"until": until + timedelta(seconds=1)})) == [403, 403, 403]
+
+    def test_known_malware_is_let_in_by_nobody(self) -> None:
+        file = make_file("evil-1.0.tar.gz", "http://x/evil-1.0.tar.gz", {"hashes": {"sha256": "a" * 64}}, "evil")
+        assert file is not None
+        until = datetime.now(UTC) + timedelta(minutes=15)
+        grant = Grant(name="evil", version="1.0", sha256="a" * 64, until=until)
+        policy = compile_policy(PackagePolicy(), grants=(grant,))
+        page, refused = Page("evil", (file,)), Verdict(Action.BLOCK, "no")
+        assert handlers_module._forced(policy, page, file, refused)
+        assert not handlers_module._forced(policy, page, file, replace(refused, malware=True))
 
     async def test_a_cleared_cache_sees_a_new_release_at_once(
         self, room: Room, monkeypatch: pytest.MonkeyPatch

@@ -390,6 +390,11 @@ class TestReviewers:
             assert (await client.get("/requests?review=1")).json() == {"requests": []}
             refused = await client.post(f"/requests/{request_id}/approve", json={"all": True})
         assert refused.json()["error"]["details"] == {"scope": "custom:maestro:review"}
+        await hub.start("lea", "", {})
+        async with team.world.client(token=hub.server_token("lea", "")) as client:  # she is named as reviewer
+            await client.post("/workspaces/personal/packages", json={"package": "tensorflow"})
+            assert (await client.get("/requests?review=1")).json() == {"requests": []}
+            assert (await client.get(f"/requests/{request_id}")).status_code == 404
         other = (await team.ask("root", workspace="demo"))["request"]["request_id"]
         async with team.world.client(token=token) as client:
             assert (await client.get(f"/requests/{other}")).status_code == 404
