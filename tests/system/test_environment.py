@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def running(maestro: Maestro, person: Person) -> Iterator[NotebookServer]:
             until(lambda: api.get(launch).json()["status"] == "ended", 60, "the server does not stop")
 
 
+def progress(person: Person) -> str:
+    """Wait for the start of their server, and read its progress page to the end."""
+    path = f"users/{person.name}/servers/{WORKSPACE}/progress"
+
+    def look() -> str | None:
+        answer = person.hub("GET", path)
+        return answer.text if answer.is_success and "Checking quota" in answer.text else None
+
+    return until(look, 60, "no progress is shown")
+
+
 def notice(server: NotebookServer, text: str) -> str:
     """Wait for what JupyterLab says."""
 
@@ -92,9 +104,13 @@ async def test_what_two_editors_install_is_there_at_the_next_start_until_somebod
         assert merged["author"] == ben.name
 
         upstream.add("small-ink", "1.1")  # newer, and nobody asked for it
+        watching = ThreadPoolExecutor(1)
+        shown = watching.submit(progress, ada)
+        watching.shutdown(wait=False)
         with running(maestro, ada) as third:
             everything = "['small-ink 1.0', 'small-plot 2.0', 'small-table 1.0', 'small-yaml 1.0']"
             assert await have(third) == everything
+            assert "Installing 4 packages of version 3 of the workspace's environment" in shown.result(60)
             await third.open_notebook("c.ipynb").run("!pip uninstall -q -y small-table")
             assert "small-table is no longer part of labs: version 4" in notice(third, "small-table")
             back = api.post(f"{ENVIRONMENT}/rollback", json={"version": 2})
