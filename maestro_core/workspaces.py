@@ -282,3 +282,19 @@ class TrackingView(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     workspaces: dict[str, TrackingGrant]
+
+
+class EndedQuestion(BaseModel):
+    """The body of ``POST /authorize/ended``: launches that MLflow's active runs name. Anybody may have written them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    launches: tuple[str, ...] = Field(max_length=500)
+
+
+class EndedLaunches(BaseModel):
+    """Those of them that have ended, each with the reason."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    ended: dict[str, str] = {}

@@ -102,6 +102,10 @@ class LaunchRepository:
         """One launch, ended or not."""
         return await self._one(launch.c.id == launch_id)
 
+    async def ended_among(self, launch_ids: Collection[str]) -> list[LaunchRow]:
+        """Those of some launches that have ended."""
+        return await self._many(launch.c.id.in_(launch_ids), ~ACTIVE)
+
     async def of_server(self, user: str, created: str, server_name: str) -> LaunchRow | None:
         """The active launch of one server."""
         return await self._one(

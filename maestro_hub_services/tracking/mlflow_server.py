@@ -25,6 +25,7 @@ import anyio.to_thread
 from maestro_core.lifecycle import TrackingRemoved
 
 from ..settings import Settings
+from . import orphans
 from .removal import remove_workspace
 
 #: variables that MLflow must not find: a client's workspace, which would stand in for a missing header, and the
@@ -145,6 +146,14 @@ class LoadedMlflow:
         removed = await anyio.to_thread.run_sync(remove_workspace, self._workspaces, self._artifacts, name)
         self._seen.pop(name, None)
         return removed
+
+    async def launches_of_active_runs(self) -> list[str]:
+        """The launches that runs name which MLflow takes to be running."""
+        return await anyio.to_thread.run_sync(orphans.launches_of_active_runs, self._workspaces)
+
+    async def end_runs(self, reasons: Mapping[str, str]) -> int:
+        """End the active runs of launches, each with the reason; how many."""
+        return await anyio.to_thread.run_sync(orphans.end_runs, self._workspaces, reasons)
 
     def _ensure(self, name: str) -> None:
         from mlflow.entities import Workspace

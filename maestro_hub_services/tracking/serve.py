@@ -24,6 +24,7 @@ from .gate import Behind, Gate
 from .mlflow_server import LoadedMlflow, Stores, environment
 
 if TYPE_CHECKING:
+    from .orphans import Orphans
     from .purge import Purger
 
 #: this service's name at the Hub
@@ -81,10 +82,10 @@ async def _run(
 
 async def _load(gate: Gate, settings: Settings) -> None:
     began = time.monotonic()
-    behind, purger = await _in_daemon_thread(lambda: _behind(settings))
+    behind, loops = await _in_daemon_thread(lambda: _behind(settings))
     gate.open(behind)
     log.info("MLflow is ready after %.1f s.", time.monotonic() - began)
-    await purger.run()
+    await asyncio.gather(*(loop.run() for loop in loops))
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:
@@ -109,12 +110,13 @@ def _settle(how: Callable[[Any], None], what: object, result: asyncio.Future[Any
         how(what)
 
 
-def _behind(settings: Settings) -> tuple[Behind, Purger]:
+def _behind(settings: Settings) -> tuple[Behind, tuple[Purger | Orphans, ...]]:
     """Everything that takes time to import or open."""
     import httpx
 
     from .identity import Hub
     from .membership import WorkspacesService
+    from .orphans import Orphans
     from .purge import Purger
     from .session import Cookies
     from .signin import OAuth, SignInPages
@@ -141,7 +143,11 @@ def _behind(settings: Settings) -> tuple[Behind, Purger]:
         cookies=cookies,
         sign_in=SignInPages(client, oauth, cookies, hub),
     )
-    return behind, Purger(client, settings.service_url, settings.hub_api_token, mlflow.remove_workspace)
+    service = (client, settings.service_url, settings.hub_api_token)
+    return behind, (
+        Purger(*service, mlflow.remove_workspace),
+        Orphans(*service, mlflow.launches_of_active_runs, mlflow.end_runs),
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

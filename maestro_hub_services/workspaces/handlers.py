@@ -27,7 +27,16 @@ from maestro_core.requests import CacheCleared, Forced, PackageAnswer, PackageAs
 from maestro_core.scans import ScanAnswer
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
-from maestro_core.workspaces import LimitList, Me, Member, MemberList, TrackingView, WorkspaceList, WorkspaceView
+from maestro_core.workspaces import (
+    EndedLaunches,
+    LimitList,
+    Me,
+    Member,
+    MemberList,
+    TrackingView,
+    WorkspaceList,
+    WorkspaceView,
+)
 from maestro_hub_services.store.clock import now
 
 from .domain import (
@@ -328,6 +337,10 @@ async def plan_form(call: Call) -> FormView:
 
 async def authorize_tracking(call: Call) -> TrackingView:
     return await tracking.authorize(call.authority, call.body)
+
+
+async def ended_launches(call: Call) -> EndedLaunches:
+    return await tracking.ended(call.authority, call.body)
 
 
 async def idle_server(call: Call) -> IdleAnswer:

@@ -58,6 +58,8 @@ from maestro_core.scans import ScanAnswer, ScanQuestion
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotPut, SnapshotTaken
 from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
+    EndedLaunches,
+    EndedQuestion,
     LimitList,
     Me,
     Member,
@@ -220,6 +222,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/plan/form", PLAN, do.plan_form, FormView, "Spawner: what the form shows", FormRequest),
     Route("POST", "/authorize/tracking", AUTHORIZE, do.authorize_tracking, TrackingView,
           "MLflow: which workspaces a request may touch", TrackingRequest),
+    Route("POST", "/authorize/ended", AUTHORIZE, do.ended_launches, EndedLaunches,
+          "MLflow: which launches of active runs have ended", EndedQuestion),
     Route("POST", "/plan/idle", CULL, do.idle_server, IdleAnswer, "Idle culler: may this server be stopped now?",
           IdleQuestion),
     Route("GET", "/authorize/purged", AUTHORIZE, do.purged_tracking, PurgedTracking,

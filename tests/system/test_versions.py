@@ -98,4 +98,11 @@ async def test_a_run_names_the_version_that_ran(maestro: Maestro, tmp_path: Path
         maestro_cli("--restore", new[:12])
         restored = json.loads((tmp_path / f"work ({new[:12]}).ipynb").read_text())
         assert [cell["source"] for cell in restored["cells"]] == [first, "y = 2"]
+
+        # a kernel that dies says nothing to MLflow: when its server has ended, its runs end too
+        started_there = await notebook.run("%mlflow_start_run left\nimport os; print(os.getpid())")
+        pid = int(started_there.text.split()[-1])
+        await server.open_notebook("other.ipynb").run(f"import os; os.kill({pid}, 9)")
         api.delete(launch)
+        until(lambda: "maestro.reason" in tags_of(maestro, person, "left"), 40, "the run is active for ever")
+        assert tags_of(maestro, person, "left")["maestro.reason"].startswith("the server ended")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maestro_core.experiments import viewer_experiment
 from maestro_core.roles import Role
-from maestro_core.workspaces import TrackingGrant, TrackingRequest, TrackingView, UserRef
+from maestro_core.workspaces import EndedLaunches, EndedQuestion, TrackingGrant, TrackingRequest, TrackingView, UserRef
 from maestro_hub_services.store import Unit
 
 from ..authority import Authority
@@ -31,6 +31,13 @@ async def authorize(authority: Authority, request: TrackingRequest) -> TrackingV
         for server in request.servers:
             grants.update(await _of_server(unit, user, server, roles))
         return TrackingView(workspaces=grants)
+
+
+async def ended(authority: Authority, question: EndedQuestion) -> EndedLaunches:
+    """Which of these launches have ended, and why; a name that no launch has says nothing."""
+    async with authority.store.read() as unit:
+        rows = await unit.launches.ended_among(question.launches)
+    return EndedLaunches(ended={row.id: row.ended_reason or "no reason was noted" for row in rows})
 
 
 async def _of_server(
