@@ -363,7 +363,7 @@ class Review(BaseModel):
     """What a reviewer decides upon.
 
     Attributes:
-        facts: as the index's service found them; None: it has not looked yet.
+        facts: as the index's service found them; None: there are none, as ``unknown`` says.
         closure: the facts' closure with the policy's word on each.
         held_back: of these an approval makes rules. blocked: no approval opens these.
         proposed: the versions that an approval allows which says nothing else; empty: not known.
@@ -374,6 +374,7 @@ class Review(BaseModel):
     """
 
     facts: Facts | None = None
+    unknown: str = ""
     closure: tuple[ClosureVerdict, ...] = ()
     held_back: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
@@ -395,9 +396,9 @@ class Review(BaseModel):
                   for one in self.closure if one.near and one.required_by]  # fmt: skip
         if self.blocked:
             found.append(f"It needs {', '.join(self.blocked)}, which no approval opens: it will not install.")
-        if self.facts is None:
-            found.append("The package index has not looked into it yet; look again in a moment.")
-        elif self.facts.problem:
+        if self.unknown:
+            found.append(self.unknown)
+        if self.facts is not None and self.facts.problem:
             found.append(self.facts.problem)
         if source := [one.name for one in self.closure if not one.wheel]:
             found.append(f"There is no wheel for servers here of {', '.join(source)}: a build runs the package's code.")

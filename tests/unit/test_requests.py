@@ -265,6 +265,14 @@ class TestDeciding:
             "It is part of the environment of other." in RequestView.model_validate_json(answer.content).review.notes()
         )
 
+    async def test_of_a_conda_channel_nobody_looks_into_it_and_the_reviewer_is_told(self, team: Team) -> None:
+        made = (await team.ask(package="conda-forge::tensorflow"))["request"]["request_id"]
+        assert (await team.call("packages", "GET", "/policy/requests")).json()["wanted"] == []
+        review = RequestView.model_validate((await team.call("kim", "GET", f"/requests/{made}")).json()).review
+        assert review is not None and "its solver is conda's" in " ".join(review.notes())
+        assert (await team.approve(made, range="<3")).status_code == 200
+        assert decide(await team.policy(), "tensorflow", "2.16", "conda-forge").allowed
+
     async def test_without_any_known_version_the_reviewer_has_to_say_which(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]
         assert (await team.approve(made)).json()["error"]["details"] == {"field": "range"}

@@ -27,6 +27,8 @@ from maestro_hub_services.store.clock import now
 from ..authority import Authority
 from .packages import compiled
 
+_NOT_YET = "The package index has not looked into it yet; look again in a moment."
+_CONDA = "What a package of a conda channel brings with it is not looked into; its solver is conda's."
 #: requests that the index's service is told of at a time
 _AT_A_TIME = 5
 #: facts are looked for again when they are older than that; where something could not be found, sooner
@@ -47,6 +49,7 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
     ]
     return Review(
         facts=facts,
+        unknown="" if facts else _NOT_YET if row.channel == PYPI else _CONDA,
         closure=closure,
         held_back=tuple(item.name for item in held_back(policy, row, facts)),
         blocked=tuple(item.name for item in closure if item.action is Action.BLOCK),
