@@ -23,12 +23,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -165,27 +165,45 @@ async def fill(authority: Authority, quotas: str) -> None:
             await admission.ensure_personal(unit, person(n))
 
 
-async def decisions(authority: Authority, count: int) -> list[float]:
-    """Milliseconds of so many decisions, each taken back afterwards."""
+@dataclass
+class Decisions:
+    """What decisions took, each: milliseconds on the clock, of this process's own CPU, and statements of SQL."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    statements: list[int] = field(default_factory=list)
+
+
+async def decisions(authority: Authority, count: int) -> Decisions:
+    """So many decisions, each taken back afterwards; the first 20 are left out."""
     dice = random.Random(2)
     async with authority.store.read() as unit:
         homes = [(await unit.workspaces.of_member(f"user{n}", CREATED, ()))[0][0].name for n in range(USERS)]
-    took = []
+    took, statements = Decisions(), 0
+
+    @event.listens_for(authority.store._engine.sync_engine, "after_cursor_execute")
+    def count_one(*_: Any) -> None:
+        nonlocal statements
+        statements += 1
+
     for number in range(count + 20):
         n = dice.randrange(USERS)
         ask = {"workspace": homes[n], "profile": "medium"}
         request = PlanRequest(user=person(n), server_name=f"bench{number}", ask=ask)
-        began = time.perf_counter()
+        began, cpu, statements = time.perf_counter(), time.process_time(), 0
         try:
             admitted = await admission.decide(authority, request, f"mac-{number}")
         except MaestroError as refusal:  # who has three already; its event is written too
             if refusal.code != "quota_exceeded":
                 raise
             admitted = None
-        took.append((time.perf_counter() - began) * 1000)
+        if number >= 20:
+            took.wall.append((time.perf_counter() - began) * 1000)
+            took.cpu.append((time.process_time() - cpu) * 1000)
+            took.statements.append(statements)
         if admitted is not None:
             await admission.release(authority, admitted.launch.id, "measured")
-    return took[20:]
+    return took
 
 
 async def listings(authority: Authority, count: int) -> list[float]:
@@ -214,7 +232,13 @@ async def measure(scene: Scene, url: str, count: int) -> dict[str, Any]:
         async with opened(Path(folder), scene.quotas, url) as authority:
             took = await decisions(authority, count)
             listed = await listings(authority, max(20, count // 10))
-    return {**vars(scene), "decision_ms": spread(took), "listing_ms": spread(listed)}
+    figures = {
+        "decision_ms": spread(took.wall),
+        "decision_cpu_ms": spread(took.cpu),  # of the service alone, whatever else the machine does
+        "statements": round(statistics.median(took.statements)),  # with BEGIN or the lock, without COMMIT
+        "listing_ms": spread(listed),
+    }
+    return {**vars(scene), **figures}
 
 
 @contextlib.contextmanager
@@ -243,7 +267,10 @@ async def run(count: int) -> list[dict[str, Any]]:
                 result = await measure(Scene(database, quotas), await make(), count)
                 results.append(result)
                 decision, listing = result["decision_ms"], result["listing_ms"]
-                figures = f"p50 {decision['p50']:.2f}, p99 {decision['p99']:.2f} ms; listing {listing['p50']:.1f} ms"
+                figures = (
+                    f"p50 {decision['p50']:.2f} (cpu {result['decision_cpu_ms']['p50']:.2f}), "
+                    f"p99 {decision['p99']:.2f} ms, {result['statements']} statements; listing {listing['p50']:.1f} ms"
+                )
                 print(f"  {database:8} {quotas:5} quotas: decision {figures}", flush=True)
     return results
 
