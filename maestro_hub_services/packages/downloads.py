@@ -365,12 +365,11 @@ def _check_answer(wanted: Wanted, response: httpx.Response, place: int) -> None:
             return
     elif not place and response.status_code == 200:
         return
-    why = (
-        "does not have the file that its page lists"
-        if response.status_code in (403, 404, 410)
-        else (f"answered {response.status_code}")
-    )
-    raise away(wanted.url, why)
+    missing = response.status_code in (403, 404, 410)
+    why = "does not have the file that its page lists" if missing else f"answered {response.status_code}"
+    error = away(wanted.url, why)
+    error.details["missing"] = missing
+    raise error
 
 
 def _verify_file(path: Path, wanted: Wanted) -> MaestroError | None:

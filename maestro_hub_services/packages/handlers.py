@@ -351,6 +351,23 @@ class FileHandler(DeliveryHandler):
 
     head = get
 
+    @staticmethod
+    async def _shown(shelf: Shelf, told: Wanted, suffix: str) -> bytes | None:
+        """The metadata of a wheel; None where upstream lists some and has none, as some mirrors do.
+
+        Raises:
+            tornado.web.HTTPError: 404 to who asks for just that: clients then look into the wheel.
+            MaestroError: ``upstream_unavailable``.
+        """
+        try:
+            return await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
+        except MaestroError as error:
+            if not error.details.get("missing"):
+                raise
+        if suffix:
+            raise web.HTTPError(404, reason="Upstream lists metadata of that file and has none.")
+        return None
+
     async def _with_metadata(self, shelf: Shelf, project: str, file: File, wanted: Wanted, suffix: str) -> Wanted:
         """Look at what is shown of a file before it is given away, and see to it that a wheel is what was shown.
 
@@ -362,7 +379,8 @@ class FileHandler(DeliveryHandler):
         if told is not None:
             shown = self.index.shown.get(told.name)
             if shown is None:
-                shown = await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
+                shown = await self._shown(shelf, told, suffix)
+            if shown is not None:
                 check_metadata(shown, project, version)
                 self.index.shown.put(told.name, shown)
         if suffix or file.is_source:

@@ -568,6 +568,15 @@ class TestMetadata:
         assert "is not what its metadata showed" in denial["message"]
         assert (await room.get(address)).status_code == 403  # the next time it is known at once
 
+    async def test_a_mirror_that_lists_metadata_and_has_none(self, room: Room) -> None:
+        """The wheel is looked into instead, as the clients do."""
+        for name, requires in (("small", ()), ("leading", (DIRECT,))):
+            address = await room.address(name, room.upstream.add(name, "1.0", requires))
+            del room.upstream.files[f"/packages/{name}/{kit.wheel_name(name, '1.0')}.metadata"]
+            assert (await room.get(address + ".metadata")).status_code == 404
+            answer = await room.get(address)
+            assert answer.status_code == (403 if requires else 200), answer.text
+
     async def test_another_order_and_other_spaces_are_the_same(self, room: Room) -> None:
         filename = kit.wheel_name("small", "1.0")
         shown = b"Name: small\nMetadata-Version: 2.1\nVersion: 1.0\nRequires-Dist: b>=1\nRequires-Dist: a\n"
