@@ -9,7 +9,7 @@ workspace's YAML), the service compiles them with the decisions that people took
 2. Within a level a block wins, whoever set it: it is taken back where it stands. Then a decision of a person wins over
    the file, and allow over ask (an approval is the answer to a question).
 3. A block of any level holds: a narrower level cannot loosen it. Otherwise the narrowest level that says something
-   wins.
+   wins; but a workspace's own allow list answers only what that workspace asks, since anybody can make a workspace.
 4. What no rule covers follows the preset: allowed (``open``, ``seed``) or held back for approval (``strict``).
 5. Known malware (:mod:`maestro_core.advisories`) is blocked before any of that, in every preset; no approval opens it.
 """
@@ -602,6 +602,11 @@ class CompiledPolicy(BaseModel):
         """Whether an admin lets this very file in at this moment (normal name); the caller has asked for malware."""
         return any((one.name, one.sha256) == (name, sha256) and now < one.until for one in self.grants)
 
+    @property
+    def asks_everywhere(self) -> bool:
+        """Whether what no rule covers is held back by the Hub's own preset."""
+        return self.fallback.action is Action.ASK and self.fallback.level == "global"
+
     def malware_in(self, name: str, version: str | None, channel: str = PYPI) -> Known | None:
         """What is known against a version of a package (normal name); None as version: against all of them."""
         return self._known.about(name, version, channel) if self.malware else None
@@ -800,7 +805,13 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
             return _blocked(policy, rule, name, version)
     if _untrusted(policy, channel) and not any(map(policy.channels.opened_by, said)):
         return _not_trusted(policy, channel)
-    allowed = [rule.text for rule in about if rule.action is Action.ALLOW and rule.specifier]
+    if len(said) > 1 and _only_tightens(said[-1]) and said[0].action is Action.ASK:
+        said.pop()  # the question is the Hub's, and a workspace's list is no answer to it
+    elif said and _only_tightens(said[-1]) and policy.asks_everywhere:
+        said.pop()
+    allowed = [
+        rule.text for rule in about if rule.action is Action.ALLOW and rule.specifier and not _only_tightens(rule)
+    ]
     if said:
         rule = said[-1]
         if rule.action is Action.ALLOW:
@@ -809,6 +820,14 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     if policy.fallback.action is Action.ALLOW:
         return Verdict(Action.ALLOW)
     return _not_listed(policy, name, version, allowed)
+
+
+def _only_tightens(rule: Rule) -> bool:
+    """Whether it is an entry of a workspace's own allow list: it answers what that workspace asks, and nothing wider.
+
+    Anybody can make a workspace and write its lists; what the Hub holds back is for its reviewers.
+    """
+    return rule.level == "workspace" and rule.origin == "file" and rule.action is Action.ALLOW
 
 
 def decide_file(policy: CompiledPolicy, name: str, version: str, source: bool, channel: str = PYPI) -> Verdict:

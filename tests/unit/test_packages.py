@@ -73,12 +73,15 @@ class TestPresets:
 
 
 class TestLevels:
-    def test_a_workspace_loosens_what_asks_and_never_what_blocks(self) -> None:
+    def test_a_workspaces_own_list_opens_nothing_that_the_hub_holds_back(self) -> None:
         both = policy(
             {"allowlist": ["requests", "tensorflow"]}, blocked_packages=["requests"], approval_required=["tensorflow"]
         )
         assert decide(both, "requests").action is BLOCK
-        assert decide(both, "tensorflow").allowed
+        assert decide(both, "tensorflow").action is ASK
+        assert decide(policy({"allowlist": ["rich"]}, preset="strict"), "rich").action is ASK
+        assert decide(policy({"allowlist": ["rich"], "preset": "strict"}), "rich").allowed, "it asked itself"
+        assert decide(policy({"allowlist": ["rich"], "approval_required": ["rich<2"]}), "rich", "3").allowed
 
     def test_a_workspace_may_block_more(self) -> None:
         verdict = decide(policy({"blocked_packages": ["numpy"]}, allowlist=["numpy"]), "numpy")
@@ -428,10 +431,14 @@ def slow(compiled: CompiledPolicy, name: str, version: str | None, channel: str)
     opened = any(action is ALLOW and rules[0].channel for action, rules in spoken.values())
     if channel != PYPI and channel not in compiled.channels.names and not opened:
         return BLOCK
-    for level in ("workspace", "global"):
-        if level in spoken:
-            return spoken[level][0]
-    return compiled.fallback.action
+    hub = spoken["global"][0] if "global" in spoken else None
+    own, rules = spoken.get("workspace", (None, []))
+    if own is ALLOW and not any(rule.origin == "decision" for rule in rules):
+        # a workspace's own list answers only what the workspace asks
+        preset = compiled.fallback
+        asked_by_hub = hub is ASK or (hub is None and preset.action is ASK and preset.level == "global")
+        return ASK if asked_by_hub else ALLOW
+    return own or hub or compiled.fallback.action
 
 
 @given(

@@ -65,7 +65,8 @@ def verdict_on(policy: CompiledPolicy, package: str, specifier: str = "", channe
     verdict = decide(policy, package, exact_version(specifier), channel)
     if verdict.action is Action.ASK and exact_version(specifier) is None:
         for rule in policy.rules_for(package, channel):
-            if rule.action is Action.ALLOW and overlap(specifier, rule.specifier):
+            answers = verdict.level == "workspace" or rule.level == "global" or rule.origin == "decision"
+            if answers and rule.action is Action.ALLOW and overlap(specifier, rule.specifier):
                 return Verdict(Action.ALLOW, rule=rule.text, level=rule.level)
     return verdict
 
