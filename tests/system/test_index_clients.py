@@ -226,7 +226,10 @@ def test_a_blocked_dependency_fails_with_the_sentence(client: Client) -> None:
 
 def test_what_needs_an_approval_fails_with_the_sentence(client: Client) -> None:
     code, output = client.install("heavy")
-    assert code != 0 and "heavy needs an approval by the global policy (rule heavy). Ask an admin" in output, output
+    assert (
+        code != 0
+        and "heavy needs an approval by the global policy (rule heavy). Ask for it with 'maestro request'" in output
+    ), output
 
 
 def test_an_allowed_version_is_taken_and_a_blocked_pin_is_explained(client: Client) -> None:
