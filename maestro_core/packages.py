@@ -741,10 +741,11 @@ def _fallback(policies: Mapping[Level, PackagePolicy]) -> Fallback:
 
 
 def _sdists(policies: Mapping[Level, PackagePolicy]) -> Sdists:
-    """The narrowest level that says something; what the global level blocks stays blocked."""
+    """What is strictest, and the broadest level that says so: a workspace can only tighten."""
+    strictness = (Action.ALLOW, Action.ASK, Action.BLOCK)
     found = Sdists()
     for level, policy in policies.items():
-        if policy.sdists is not None and found.action is not Action.BLOCK:
+        if policy.sdists is not None and strictness.index(policy.sdists) > strictness.index(found.action):
             found = Sdists(action=policy.sdists, level=level)
     return found
 
@@ -834,7 +835,7 @@ def decide_file(policy: CompiledPolicy, name: str, version: str, source: bool, c
     """The verdict on one file of a version: as :func:`decide`, and for a source archive by the rule ``sdists`` too.
 
     ``ask`` is answered by any decision that allows the version; an entry of an allow list with ``sdists: true``
-    answers for its own level and narrower ones.
+    answers for its own level and narrower ones, a workspace's own for what that workspace asks alone.
 
     Args:
         source: the file is built before it is installed, which runs code of the package.
@@ -853,6 +854,8 @@ def decide_file(policy: CompiledPolicy, name: str, version: str, source: bool, c
 
 
 def _lifts(allow: Rule, rule: Sdists) -> bool:
+    if rule.level == "global" and _only_tightens(allow):
+        return False
     if rule.action is Action.ASK and (allow.origin == "decision" or allow.sdists):
         return True
     return allow.sdists and LEVELS.index(allow.level) <= LEVELS.index(rule.level)

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 MAX_NOTEBOOK = 4 * 1024 * 1024
 #: of its zstd, base64: what fits into a request
 MAX_CONTENT = 240 * 1024
+#: of all notebooks of a workspace: bytes of their JSON without outputs, and versions; the oldest go
+MAX_BYTES, MAX_VERSIONS = 512 * 1024 * 1024, 20_000
 #: versions of one notebook that are kept, the newest
 KEPT_VERSIONS = 1000
 ADDRESS = r"^[0-9a-f]{64}$"

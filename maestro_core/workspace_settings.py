@@ -21,6 +21,9 @@ from .errors import MaestroError
 from .packages import PackagePolicy, normal_name
 from .resources import Cpu, Gpu, GpuType, Memory, Resources, format_memory, show_memory
 
+#: of one list of a workspace's package rules, and the lists
+MAX_RULES = 300
+RULE_LISTS = ("trusted_channels", "blocked_packages", "approval_required", "allowlist", "startup_blocked_packages")
 MAX_PACKAGES = 500
 #: keys of ``environment`` that are no variables
 VERSIONS = ("python_version", "jupyter_version")
@@ -130,6 +133,16 @@ class WorkspaceSettings(BaseModel):
             raise ValueError("security and package_management mean the same; write one of them")
         rest = {key: value for key, value in data.items() if key != "package_management"}
         return {**rest, "security": data["package_management"]}
+
+    @field_validator("security", mode="before")
+    @classmethod
+    def _short_lists(cls, value: Any) -> Any:
+        """Every question about the workspace's packages reads them: they stay short."""
+        for name in RULE_LISTS if isinstance(value, Mapping) else ():
+            entries = value.get(name)
+            if isinstance(entries, list | tuple) and len(entries) > MAX_RULES:
+                raise ValueError(f"{name} takes at most {MAX_RULES} entries in a workspace")
+        return value
 
     @field_validator("packages", mode="before")
     @classmethod

@@ -79,11 +79,38 @@ class Api:
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return []
 
-    def at_server(self, url: str, path: str, *, timeout: float, **query: Any) -> Any:
+    def server_token(self, user: str, server_name: str) -> str:
+        """A token for one notebook server alone, for five minutes.
+
+        What runs in a server may be somebody else's code, and sees the token of every request: one's own goes to none.
+
+        Raises:
+            MaestroError: ``forbidden`` where one's token may make no others; ``service_unavailable``.
+        """
+        server = f"{user}/{server_name}"
+        body = {"expires_in": 300, "note": f"maestro: {server}", "scopes": [f"access:servers!server={server}"]}
+        url = f"{self.settings.url}/hub/api/users/{segment(user)}/tokens"
+        try:
+            answer = self._client.post(url, json=body)
+            token = answer.json()["token"] if answer.is_success else None
+        except httpx.HTTPError:
+            raise self._unreachable() from None
+        except (ValueError, KeyError, TypeError):
+            token = None
+        if not isinstance(token, str):
+            raise MaestroError(
+                "forbidden",
+                "Your token may make no other for your server alone, so nothing is sent there; run this command inside "
+                "the notebook ('!maestro ...'), or take a token that has all your permissions.",
+            )
+        return token
+
+    def at_server(self, url: str, path: str, token: str, *, timeout: float, **query: Any) -> Any:
         """POST to a notebook server of one's own, below the Hub's address.
 
         Args:
             url: the server's address, as the service gives it. path: below it. timeout: seconds to wait.
+            token: of :meth:`server_token`, or the server's own inside it.
 
         Raises:
             MaestroError: ``forbidden`` for an address that is not the configured Hub's, or a token that may not go in;
@@ -94,14 +121,17 @@ class Api:
         if (address.scheme, address.netloc) not in [(one.scheme, one.netloc) for one in known]:
             raise MaestroError("forbidden", f"{url} is not at your Hub's address, so your token is not sent there.")
         try:
-            answer = self._client.post(address.join(path), params=query, timeout=httpx.Timeout(timeout, connect=10))
+            answer = self._client.post(
+                address.join(path), params=query, timeout=httpx.Timeout(timeout, connect=10),
+                headers={"Authorization": f"token {token}"},
+            )  # fmt: skip
         except httpx.TimeoutException:
             raise MaestroError("timeout", f"The notebook server did not answer within {timeout:.0f} s.") from None
         except httpx.HTTPError:
             raise self._unreachable() from None
         if answer.status_code in (401, 403) or answer.is_redirect:
             raise MaestroError(
-                "forbidden", "Your token may not enter your notebook servers; make one that has all your permissions."
+                "forbidden", "Your notebook server does not let this token in; start the server again, then try again."
             )
         try:
             if answer.is_success:

@@ -29,13 +29,13 @@ class RefusalGroup(click.Group):
         try:
             return super().invoke(ctx)
         except MaestroError as error:
-            err.print(f"Error: {error.message}", style="red", markup=False, highlight=False)
+            err.print(f"Error: {plain(error.message)}", style="red", markup=False, highlight=False)
             ctx.exit(error.kind.exit_code)
 
 
 def say(text: str) -> None:
-    """A line; what it holds is text, not markup."""
-    out.print(text, markup=False, highlight=False)
+    """Lines; what they hold is text, not markup, and no terminal control codes: much of it is other people's words."""
+    out.print("\n".join(map(plain, text.split("\n"))), markup=False, highlight=False)
 
 
 def print_json(data: Any) -> None:
@@ -55,4 +55,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def plain(text: str) -> str:
     """A cell without terminal control codes: names and descriptions are other people's words (markup is off)."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return "".join(char if char.isprintable() or char == "\t" else " " for char in text)

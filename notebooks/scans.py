@@ -29,22 +29,26 @@ class Scanner:
             MaestroError: ``conflict`` when no server of one's own runs there; as the API.
         """
         query = {"sbom": "1"} if sbom else {}
-        answer = self._api.at_server(self._server(workspace), "maestro/scan", timeout=_TIMEOUT, **query)
+        url, token = self._server(workspace)
+        answer = self._api.at_server(url, "maestro/scan", token, timeout=_TIMEOUT, **query)
         found = answer if isinstance(answer, dict) else {}
         return read_model(ScanReport, found.get("report"), "service_unavailable"), str(found.get("sbom", ""))
 
-    def _server(self, workspace: str | None) -> str:
+    def _server(self, workspace: str | None) -> tuple[str, str]:
+        """The address of one's server, and a token that is good for it alone."""
         settings = self._api.settings
         name = workspace or settings.workspace
         if settings.server and name == settings.workspace:
-            return settings.server
+            return settings.server, settings.token
         name = self._api.get(f"/workspaces/{segment(name)}")["name"]
         running = [one for one in NotebookLauncher(api=self._api).sessions() if one.workspace == name]
-        urls = [one.notebook_url for one in running if one.status == "running" and one.notebook_url]
-        if not urls:
+        servers = [one for one in running if one.status == "running" and one.notebook_url]
+        if not servers:
             raise MaestroError(
                 "conflict",
                 f"No server of yours runs in {name}, and a scan runs inside one; "
                 f"start it with 'maestro launch -w {name}', then scan again.",
             )
-        return urls[0].partition("/lab")[0] + "/"
+        found = servers[0]
+        url = found.notebook_url.partition("/lab")[0] + "/"
+        return url, self._api.server_token(found.user, found.server_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .clock import now
@@ -67,6 +67,26 @@ class SnapshotRepository:
         if border is None:
             return
         await self._db.execute(delete(snapshot).where(mine, snapshot.c.id <= border))
+        await self._drop_unused(workspace_id)
+
+    async def fit(self, workspace_id: str, most_bytes: int, most_versions: int) -> None:
+        """Forget the oldest versions of a workspace, a tenth at a time, until the rest fits."""
+        mine = snapshot.c.workspace_id == workspace_id
+        size = select(func.coalesce(func.sum(snapshot_content.c.size), 0))
+        size = size.where(snapshot_content.c.workspace_id == workspace_id)
+        count = select(func.count()).select_from(snapshot).where(mine)
+        while True:
+            versions = int((await self._db.execute(count)).scalar_one())
+            if versions <= most_versions and int((await self._db.execute(size)).scalar_one()) <= most_bytes:
+                return
+            tenth = select(snapshot.c.id).where(mine).order_by(snapshot.c.id).offset(versions // 10).limit(1)
+            border = (await self._db.execute(tenth)).scalar()
+            if border is None:
+                return
+            await self._db.execute(delete(snapshot).where(mine, snapshot.c.id <= border))
+            await self._drop_unused(workspace_id)
+
+    async def _drop_unused(self, workspace_id: str) -> None:
         used = exists().where(
             snapshot.c.workspace_id == snapshot_content.c.workspace_id, snapshot.c.address == snapshot_content.c.address
         )

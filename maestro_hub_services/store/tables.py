@@ -382,9 +382,9 @@ snapshot_content = Table(
     metadata,
     Column("workspace_id", _Id, ForeignKey("workspace.id"), primary_key=True),
     Column("address", String(64), primary_key=True),
-    Column("body", LargeBinary, nullable=False),  # zstd of JSON
     Column("size", Integer, nullable=False),  # of the JSON
     Column("cells", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # zstd of JSON
 )
 
 #: each time that a notebook was saved with other sources than before

@@ -272,8 +272,9 @@ class TestSource:
         assert self.verdict(policy(sdists="block")) is BLOCK and self.verdict(policy(sdists="ask")) is ASK
         assert self.verdict(policy(sdists="block"), source=False) is ALLOW
 
-    def test_a_workspace_answers_a_question_and_lifts_no_block(self) -> None:
-        assert self.verdict(policy({"sdists": "allow"}, sdists="ask")) is ALLOW
+    def test_a_workspace_only_tightens(self) -> None:
+        assert self.verdict(policy({"sdists": "allow"}, sdists="ask")) is ASK
+        assert self.verdict(policy({"allowlist": [{"package": "rich", "sdists": True}]}, sdists="ask")) is ASK
         assert self.verdict(policy({"sdists": "allow"}, sdists="block")) is BLOCK
         assert self.verdict(policy({"sdists": "block"})) is BLOCK
 
@@ -465,6 +466,8 @@ def slow_source(compiled: CompiledPolicy, name: str, version: str) -> Action:
         return action
     for each in compiled.rules:
         if each.action is ALLOW and means(each, name, PYPI) and covers(each, version):
+            if rule.level == "global" and each.level == "workspace" and each.origin == "file":
+                continue  # a workspace's own list answers only what the workspace asks
             if rule.action is ASK and (each.sdists or each.origin == "decision"):
                 return ALLOW
             if each.sdists and (each.level, rule.level) != ("workspace", "global"):

@@ -148,7 +148,8 @@ async def test_who_may_read_and_who_may_not(world: World) -> None:
 @pytest.mark.parametrize(
     "content",
     [packed(notebook("other")), packed([]), "###", base64.b64encode(b"no zstd").decode(),
-     base64.b64encode(zstandard.compress(b" " * (MAX_NOTEBOOK + 1))).decode()],
+     base64.b64encode(zstandard.compress(b" " * (MAX_NOTEBOOK + 1))).decode(),
+     base64.b64encode(zstandard.compress(bytes(60_000_000), 3)).decode()],
 )  # fmt: skip
 async def test_a_content_that_is_not_what_it_says_is_refused(world: World, content: str) -> None:
     launch, token = await server(world, "ann")

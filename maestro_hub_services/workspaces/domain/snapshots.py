@@ -13,7 +13,9 @@ from maestro_core.errors import MaestroError
 from maestro_core.roles import may
 from maestro_core.snapshots import (
     KEPT_VERSIONS,
+    MAX_BYTES,
     MAX_NOTEBOOK,
+    MAX_VERSIONS,
     SHORT,
     SnapshotContent,
     SnapshotList,
@@ -30,6 +32,10 @@ from .access import opened
 from .usage import own_launch
 
 MAX_LISTED = 1000
+#: bytes of memory that unpacking may ask for beside the notebook
+MAX_WINDOW = 8 * 1024 * 1024
+#: contents that are checked at a time: each may take as much memory as a notebook and its window
+_checks = asyncio.Semaphore(2)
 
 
 async def take(authority: Authority, caller: Caller, session_id: str, put: SnapshotPut) -> SnapshotTaken:
@@ -46,7 +52,10 @@ async def take(authority: Authority, caller: Caller, session_id: str, put: Snaps
         raise MaestroError("forbidden", "A viewer changes no notebook of the workspace, so no version of one is kept.")
     if not known and put.content is None:
         return SnapshotTaken(address=put.address, wanted=True)
-    made = None if known else await asyncio.to_thread(_checked, put)
+    made = None
+    if not known:
+        async with _checks:
+            made = await asyncio.to_thread(_checked, put)
     async with authority.store.write() as unit:
         if made is not None and not await unit.snapshots.has(launch.workspace_id, put.address):
             await unit.snapshots.keep(launch.workspace_id, put.address, *made)
@@ -54,6 +63,7 @@ async def take(authority: Authority, caller: Caller, session_id: str, put: Snaps
             return SnapshotTaken(address=put.address, wanted=True)  # thinned out a moment ago
         if await unit.snapshots.note(launch.workspace_id, put.path, put.address, launch.user, launch.id):
             await unit.snapshots.thin(launch.workspace_id, put.path, KEPT_VERSIONS)
+            await unit.snapshots.fit(launch.workspace_id, MAX_BYTES, MAX_VERSIONS)
     return SnapshotTaken(address=put.address)
 
 
@@ -62,7 +72,7 @@ def _checked(put: SnapshotPut) -> tuple[bytes, int, int]:
     wrong = MaestroError("invalid_request", "content: this is not the notebook of that address; save it again.")
     try:
         packed = base64.b64decode(put.content or "", validate=True)
-        text = zstandard.ZstdDecompressor().decompress(packed, max_output_size=MAX_NOTEBOOK)
+        text = _unpacked(packed)
         notebook = stripped(json.loads(text))
         if address_of(notebook) != put.address:
             raise wrong
@@ -70,6 +80,19 @@ def _checked(put: SnapshotPut) -> tuple[bytes, int, int]:
         raise wrong from None
     body = json.dumps(notebook, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
     return zstandard.ZstdCompressor(level=10).compress(body), len(body), len(notebook["cells"])
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """At most so much is unpacked as a notebook may have: a frame's own word for its size is somebody's word.
+
+    Raises:
+        ValueError: it is longer. zstandard.ZstdError: it is no zstd, or wants more memory than a notebook does.
+    """
+    with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(packed) as reader:
+        text = reader.read(MAX_NOTEBOOK + 1)
+    if len(text) > MAX_NOTEBOOK:
+        raise ValueError("too long")
+    return text
 
 
 async def versions(authority: Authority, caller: Caller, name: str, path: str | None, limit: int) -> SnapshotList:

@@ -15,9 +15,9 @@ def upgrade() -> None:
         "snapshot_content",
         sa.Column("workspace_id", sa.String(32), nullable=False),
         sa.Column("address", sa.String(64), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("cells", sa.Integer(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("workspace_id", "address", name="pk_snapshot_content"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspace.id"], name="fk_snapshot_content_workspace_id_workspace"),
     )
