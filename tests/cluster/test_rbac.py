@@ -21,6 +21,12 @@ def test_pods_and_volumes_are_maestros_to_make_and_remove(maestro: Cluster, verb
     assert maestro.run("auth", "can-i", verb, kind).strip() == "yes"
 
 
+def test_running_pods_are_resized_and_not_otherwise_changed(maestro: Cluster) -> None:
+    assert maestro.run("auth", "can-i", "patch", "pods", "--subresource=resize").strip() == "yes"
+    with pytest.raises(AssertionError):
+        maestro.run("auth", "can-i", "patch", "pods")
+
+
 @pytest.mark.parametrize(
     "question",
     [
