@@ -447,8 +447,9 @@ class Rule(BaseModel):
 
     @property
     def text(self) -> str:
-        """As a person writes it: ``numpy<2``, ``conda-forge::numpy``."""
-        return f"{self.channel}::{self.name}{self.specifier}" if self.channel else f"{self.name}{self.specifier}"
+        """As a person writes it: ``numpy<2``, ``conda-forge::numpy``; an approval's as it is asked for with pip."""
+        plain = self.channel is None or (self.channel == PYPI and self.origin == "decision")
+        return f"{self.name}{self.specifier}" if plain else f"{self.channel}::{self.name}{self.specifier}"
 
     def covers(self, version: str | None, channel: str) -> bool:
         """Whether the rule speaks about this version in this channel; the name has been compared already.
@@ -512,8 +513,11 @@ class Channels(BaseModel):
     most: tuple[str, ...] | None = None
 
     def opened_by(self, rule: Rule) -> bool:
-        """Whether a rule opens a package of a channel that is not trusted: one that allows it there by name."""
-        if rule.channel is None or rule.action is not Action.ALLOW:
+        """Whether a rule opens a package of a channel that is not trusted: one that a file allows there by name.
+
+        A decision answers a question; it stands no longer once its channel is trusted no more.
+        """
+        if rule.channel is None or rule.action is not Action.ALLOW or rule.origin == "decision":
             return False
         return rule.level == "global" or self.most is None or rule.channel in self.most
 

@@ -418,11 +418,17 @@ class Review(BaseModel):
 
 
 class ApprovedRule(BaseModel):
-    """One rule of an approval."""
+    """One rule of an approval; it speaks about the package of its channel alone."""
 
     package: str
     versions: str
+    channel: str = PYPI
     level: Level
+
+    @property
+    def shown(self) -> str:
+        """``numpy<2``, ``conda-forge::numpy<2``."""
+        return shown(self.package, self.versions, self.channel)
 
 
 class RequestView(BaseModel):

@@ -210,7 +210,7 @@ def _answer(found: RequestView) -> str:
 
 
 def _rules(found: RequestView) -> str:
-    shown = ", ".join(f"{rule.package}{rule.versions}" for rule in found.approved)
+    shown = ", ".join(rule.shown for rule in found.approved)
     return (
         f"{shown} {'everywhere' if any(rule.level == 'global' for rule in found.approved) else 'in ' + found.workspace}"
     )

@@ -165,6 +165,12 @@ class TestChannels:
         verdict = decide(policy(allowlist=["numpy"]), "numpy", channel="somewhere")
         assert (verdict.action, verdict.rule) == (BLOCK, "trusted_channels")
 
+    def test_an_approval_stands_no_longer_once_its_channel_is_trusted_no_more(self) -> None:
+        approved = Rule(name="cuda", channel="conda-forge", action=ALLOW, origin="decision")
+        assert decide(policy(decisions=(approved,), approval_required=["cuda"]), "cuda", None, "conda-forge").allowed
+        narrowed = policy(decisions=(approved,), trusted_channels=["company-internal"])
+        assert decide(narrowed, "cuda", None, "conda-forge").rule == "trusted_channels"
+
     def test_a_workspace_names_its_own_channels(self) -> None:
         rules = policy({"trusted_channels": ["company-internal"]})
         assert decide(rules, "numpy", channel="company-internal").allowed

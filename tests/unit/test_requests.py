@@ -203,7 +203,9 @@ class TestDeciding:
         before = (await team.policy()).revision
         answer = (await team.approve(made, reason="fine")).json()
         assert (answer["status"], answer["decided_by"], answer["answer"]) == ("approved", "kim", "fine")
-        assert answer["approved"] == [{"package": "tensorflow", "versions": "<3,>=2", "level": "workspace"}]
+        assert answer["approved"] == [
+            {"package": "tensorflow", "versions": "<3,>=2", "channel": "pypi", "level": "workspace"}
+        ]
         assert (await team.policy()).revision != before
         assert await team.allowed("tensorflow", "2.19")
         assert not await team.allowed("tensorflow", "3.0")
@@ -270,8 +272,17 @@ class TestDeciding:
         assert (await team.call("packages", "GET", "/policy/requests")).json()["wanted"] == []
         review = RequestView.model_validate((await team.call("kim", "GET", f"/requests/{made}")).json()).review
         assert review is not None and "its solver is conda's" in " ".join(review.notes())
-        assert (await team.approve(made, range="<3")).status_code == 200
+        approved = (await team.approve(made, range="<3")).json()["approved"]
+        assert approved == [{"package": "tensorflow", "versions": "<3", "channel": "conda-forge", "level": "workspace"}]
         assert decide(await team.policy(), "tensorflow", "2.16", "conda-forge").allowed
+
+    @pytest.mark.parametrize(("asked", "other"), [("conda-forge", "pypi"), ("pypi", "conda-forge")])
+    async def test_an_approval_opens_the_package_of_its_channel_alone(self, team: Team, asked: str, other: str) -> None:
+        made = (await team.ask(package="tensorflow", channel=asked))["request"]["request_id"]
+        assert (await team.approve(made, all=True)).status_code == 200
+        policy = await team.policy()
+        assert decide(policy, "tensorflow", "2.16", asked).allowed
+        assert not decide(policy, "tensorflow", "2.16", other).allowed, "another package of the same name"
 
     async def test_without_any_known_version_the_reviewer_has_to_say_which(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]

@@ -214,10 +214,10 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
             )
         facts = None if row.facts is None else Facts.model_validate(row.facts)
         versions = approved_versions(approval, row.version, facts.version if facts else None)
-        rules = {row.package: versions}
+        rules = {(row.channel, row.package): versions}  # another channel's package of that name is another package
         for item in held_back(policy, row, facts):
-            rules.setdefault(item.name, "" if approval.all else major_range(item.version))
-        for package, specifier in rules.items():
+            rules.setdefault((PYPI, item.name), "" if approval.all else major_range(item.version))
+        for (channel, package), specifier in rules.items():
             await unit.rules.add(
                 package,
                 specifier,
@@ -225,6 +225,7 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
                 caller.name,
                 workspace_id=None if approval.everywhere else place.id,
                 request_id=row.id,
+                channel=channel,
                 until=approval.until,
             )
         woken = await _decide(unit, caller, row, "approved", approval.reason)
@@ -234,7 +235,7 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
             workspace_id=place.id,
             request_id=row.id,
             package=shown(row.package, row.version, row.channel),
-            rules=[f"{package}{specifier}" for package, specifier in rules.items()],
+            rules=[shown(package, specifier, channel) for (channel, package), specifier in rules.items()],
             everywhere=approval.everywhere,
             until=None if approval.until is None else approval.until.isoformat(),
             reason=approval.reason,
@@ -445,4 +446,4 @@ def _asker(row: AskerRow) -> Asker:
 
 def _rule(row: RuleRow) -> ApprovedRule:
     level = "global" if row.workspace_id is None else "workspace"
-    return ApprovedRule(package=row.package, versions=row.version, level=level)
+    return ApprovedRule(package=row.package, versions=row.version, channel=row.channel or PYPI, level=level)

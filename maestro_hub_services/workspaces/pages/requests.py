@@ -83,7 +83,7 @@ def answer(one: RequestView) -> str:
     """What became of a request, in a sentence; empty while it is pending."""
     if one.status == "approved":
         where = "everywhere" if any(rule.level == "global" for rule in one.approved) else f"in {one.workspace}"
-        rules = ", ".join(f"{rule.package}{rule.versions}" for rule in one.approved)
+        rules = ", ".join(rule.shown for rule in one.approved)
         until = f" until {one.until:%Y-%m-%d}" if one.until else ""
         told = f"{one.decided_by} allows {rules} {where}{until}" if rules else f"{one.decided_by} allows it"
     elif one.status == "denied":
