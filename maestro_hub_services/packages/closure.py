@@ -26,6 +26,8 @@ from maestro_core.packages import Action, CompiledPolicy, decide
 from .pages import File, Page
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: signs of a version; a longer one is passed over
+MAX_VERSION = 200
 _ROUNDS = 2000
 
 
@@ -68,14 +70,23 @@ class Chosen:
     problem: str
 
 
+def version_of(file: File) -> Version | None:
+    """The version of a file; None for what is none, or longer than is told of one."""
+    text = file.version or ""
+    try:
+        version = Version(text) if len(text) <= MAX_VERSION else None
+    except ValueError:
+        return None
+    return version if version is not None and len(str(version)) <= MAX_VERSION else None
+
+
 def releases(page: Page) -> list[Release]:
     """What can be installed here of a project, the newest first; a version's wheel before its source."""
     order = _tags()
     best: dict[Version, tuple[int, Release]] = {}
     for file in page.files:
-        try:
-            version = Version(file.version or "")
-        except InvalidVersion:
+        version = version_of(file)
+        if version is None:
             continue
         rank = 0 if file.is_source else _rank(file, order)
         if rank is None or not _runs_here(file):
@@ -270,7 +281,10 @@ def _fits(release: Release, specifier: SpecifierSet) -> bool:
 def _counts(wanted: Requirement, extras: frozenset[str]) -> bool:
     if wanted.marker is None:
         return True
-    return any(wanted.marker.evaluate({"extra": extra}) for extra in (*sorted(extras), ""))
+    try:
+        return any(wanted.marker.evaluate({"extra": extra}) for extra in (*sorted(extras), ""))
+    except ValueError:  # such as os_name ~= "x": an installer stops at it, a reviewer sees more rather than less
+        return True
 
 
 def _why(causes: Collection[RequirementInformation[Requirement, Candidate]], provider: _Provider) -> str:

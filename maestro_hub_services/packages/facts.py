@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from packaging.metadata import RawMetadata, parse_email
 from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy
@@ -46,7 +46,8 @@ async def look_for_ever(authority: Authority, index: Index) -> None:
     while True:
         try:
             for wanted in (await authority.wanted_facts()).wanted:
-                await authority.tell_facts(FactsReport(request_id=wanted.request_id, facts=await look(index, wanted)))
+                facts = await _look_in_any_case(index, wanted)
+                await authority.tell_facts(FactsReport(request_id=wanted.request_id, facts=facts))
             away = False
         except MaestroError as error:
             if not away:
@@ -55,6 +56,17 @@ async def look_for_ever(authority: Authority, index: Index) -> None:
         except Exception:
             _log.exception("Looking into a request failed")
         await asyncio.sleep(INTERVAL)
+
+
+async def _look_in_any_case(index: Index, wanted: Wanted) -> Facts:
+    """As :func:`look`; whatever an author has written, one package does not keep others from being looked into."""
+    try:
+        return await look(index, wanted)
+    except Exception:
+        _log.exception("Looking into %s failed", wanted.package)
+        return Facts(
+            checked_at=datetime.now(UTC), problem="It could not be looked into; the log of the package index says why."
+        )
 
 
 async def look(index: Index, wanted: Wanted) -> Facts:
@@ -69,7 +81,7 @@ async def look(index: Index, wanted: Wanted) -> Facts:
         found |= _versions(listing.page)
         chosen = await _resolve(shelf, policy, wanted)
     except closure.Unresolved as error:
-        return Facts(**found, problem=str(error)[:500])
+        return Facts(**found, problem=_line(error)[:500])
     except MaestroError as error:
         return Facts(**found, problem=error.message[:500])
     except TimeoutError:
@@ -82,16 +94,15 @@ def _versions(page: Page) -> dict[str, Any]:
     here = {release.version: release for release in closure.releases(page)}
     found: dict[Version, VersionFact] = {}
     for file in page.files:
-        try:
-            version = Version(file.version or "")
-        except InvalidVersion:
+        version = closure.version_of(file)
+        if version is None:
             continue
         release, before = here.get(version), found.get(version)
         found[version] = VersionFact(
             version=str(version),
             wheel=release is not None and not release.source,
             source=file.is_source or (before is not None and before.source),
-            yanked=None if release is None or release.yanked is None else release.yanked[:500],
+            yanked=None if release is None or release.yanked is None else _line(release.yanked)[:500],
         )
     newest = [found[version] for version in sorted(found, reverse=True)]
     return {"versions": tuple(newest[:MAX_VERSIONS]), "version_count": len(newest)}
@@ -101,11 +112,11 @@ def _closure(name: str, chosen: list[closure.Chosen]) -> dict[str, Any]:
     items = tuple(
         ClosureItem(
             name=one.name,
-            version=str(one.release.version)[:200],
+            version=str(one.release.version),
             licence=licence(one.metadata),
             wheel=not one.release.source,
             required_by=one.required_by[:_MAX_PARENTS],
-            problem=one.problem,
+            problem=_line(one.problem)[:500],
         )
         for one in sorted(chosen, key=lambda one: (one.name != name, one.name))
     )
@@ -116,7 +127,7 @@ def _closure(name: str, chosen: list[closure.Chosen]) -> dict[str, Any]:
         "version": str(own.release.version),
         "licence": licence(own.metadata),
         "summary": _line((own.metadata or {}).get("summary"))[:500],
-        "problem": " ".join(problems)[:500],
+        "problem": _line(" ".join(problems))[:500],
     }
 
 

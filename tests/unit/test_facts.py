@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.metadata import RawMetadata
 
-from maestro_core.requests import Facts, Wanted
+from maestro_core.requests import Facts, FactsReport, Wanted, WantedList
 from maestro_hub_services.packages import closure, facts
 from maestro_hub_services.packages.authority import Authority
-from maestro_hub_services.packages.facts import licence, look
-from maestro_hub_services.packages.index import Index
+from maestro_hub_services.packages.facts import licence, look, look_for_ever
+from maestro_hub_services.packages.index import Index, Shelf
+from maestro_hub_services.packages.pages import File
 from maestro_hub_services.packages.pip_config import PipConfig
 from tests import package_kit as kit
 
@@ -151,6 +154,55 @@ async def test_a_wheel_that_is_none(desk: Desk) -> None:
     for name, content in (("app", b"not a zip"), ("lib", buffer.getvalue())):
         desk.upstream.add_file(name, kit.wheel_name(name, "1.0"), content)
         assert "can be read" in (await desk.look(name)).problem
+
+
+async def test_a_marker_that_cannot_be_evaluated_counts(desk: Desk) -> None:
+    desk.upstream.add("app", "1.0", ('lib; os_name ~= "x"',))
+    desk.upstream.add("lib", "1.0")
+    assert names(await desk.look("app")) == {"app": "1.0", "lib": "1.0"}
+
+
+async def test_a_version_too_long_to_tell_is_passed_over(desk: Desk) -> None:
+    desk.upstream.add("app", "1.0")
+    for long in ("1" * 201, "9" * 5000):
+        desk.upstream.add_file("app", f"app-{long}.tar.gz", b"source")
+    found = await desk.look("app")
+    assert (found.version, found.version_count, names(found)) == ("1.0", 1, {"app": "1.0"})
+
+
+async def test_one_poisoned_request_keeps_no_other_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Facts] = {}
+    over = asyncio.Event()
+    wanted = [
+        Wanted(request_id=name, workspace="demo", package=name, version="", channel="pypi") for name in ("bad", "good")
+    ]
+
+    class Service(Authority):
+        async def wanted_facts(self) -> WantedList:
+            return WantedList(wanted=tuple(wanted))
+
+        async def tell_facts(self, report: FactsReport) -> None:
+            told[report.request_id] = report.facts
+            if len(told) == len(wanted):
+                over.set()
+
+    for name in ("bad", "good"):
+        desk.upstream.add(name, "1.0")
+    real = facts.read_metadata
+
+    async def read_metadata(shelf: Shelf, file: File) -> RawMetadata:
+        if file.filename.startswith("bad"):
+            raise RecursionError("written by an author")
+        return await real(shelf, file)
+
+    monkeypatch.setattr(facts, "read_metadata", read_metadata)
+    looking = asyncio.create_task(look_for_ever(Service(desk.authority.url, kit.SERVICE_TOKEN), desk.index))
+    try:
+        await asyncio.wait_for(over.wait(), 20)
+    finally:
+        looking.cancel()
+    assert told["bad"].problem == "It could not be looked into; the log of the package index says why."
+    assert told["good"].version == "1.0"
 
 
 async def test_a_large_closure_and_a_slow_upstream_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,10 @@ class Team:
             return [event.kind for event in await unit.events.latest(kinds=kinds)]
 
 
+def ago(**time: float) -> str:
+    return (datetime.now(UTC) - timedelta(**time)).isoformat()
+
+
 @pytest.fixture
 async def team(tmp_path: Path) -> AsyncIterator[Team]:
     async with running_world(tmp_path / "state", POLICY) as world:
@@ -237,6 +241,18 @@ class TestDeciding:
         assert {rule["package"]: rule["versions"] for rule in rules} == {"tensorflow": "<3,>=2", "keras": "<4,>=3"}
         assert await team.allowed("keras", "3.9") and not await team.allowed("keras", "4.0")
         assert not await team.allowed("requests", "2.32")
+
+    async def test_what_nobody_has_looked_into_comes_first_then_what_was_longest_ago(self, team: Team) -> None:
+        async def wanted() -> list[str]:
+            answer = await team.call("packages", "GET", "/policy/requests")
+            return [one["package"] for one in answer.json()["wanted"]]
+
+        made = [(await team.ask(package=name))["request"]["request_id"] for name in ("tensorflow", "keras")]
+        assert await wanted() == ["tensorflow", "keras"]
+        await team.facts(made[0], problem="It cannot be known.", checked_at=ago(minutes=11))
+        assert await wanted() == ["keras", "tensorflow"]
+        await team.facts(made[1], problem="It cannot be known.", checked_at=ago(minutes=12))
+        assert await wanted() == ["keras", "tensorflow"]
 
     async def test_the_reviewer_sees_advisories_near_misses_and_sources(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]
@@ -511,14 +527,18 @@ class TestForce:
 class TestClearing:
     async def test_the_index_is_told_to_ask_anew_and_facts_are_found_anew(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]
-        await team.facts(made, ("tensorflow", "2.16"))
+        await team.facts(made, ("tensorflow", "2.16"), checked_at=ago(minutes=2))
         assert (await team.policy()).anew is None
         path = "/workspaces/demo/packages/clear-cache"
         cleared = (await team.call("bob", "POST", path)).json()["at"]
         for workspace in ("demo", "other"):
             assert (await team.policy(workspace)).anew == datetime.fromisoformat(cleared)
         assert len((await team.call("packages", "GET", "/policy/requests")).json()["wanted"]) == 1
+        await team.facts(made, ("tensorflow", "2.16"))
         assert (await team.call("bob", "POST", path)).json()["at"] == cleared, "again at once is the same"
+        assert (await team.call("packages", "GET", "/policy/requests")).json()["wanted"] == [], (
+            "and looks at nothing anew"
+        )
         assert (await team.call("eve", "POST", path)).status_code == 404
 
 

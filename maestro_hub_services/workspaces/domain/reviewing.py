@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from maestro_core.advisories import Advisory
@@ -25,12 +25,14 @@ from maestro_hub_services.store import RequestRow, Unit
 from maestro_hub_services.store.clock import now
 
 from ..authority import Authority
+from .clearing import looked_at
 from .packages import compiled
 
 _NOT_YET = "The package index has not looked into it yet; look again in a moment."
 _CONDA = "What a package of a conda channel brings with it is not looked into; its solver is conda's."
 #: requests that the index's service is told of at a time
 _AT_A_TIME = 5
+_NEVER = datetime.min.replace(tzinfo=UTC)
 #: facts are looked for again when they are older than that; where something could not be found, sooner
 _FRESH, _AGAIN = timedelta(days=1), timedelta(minutes=10)
 
@@ -95,10 +97,11 @@ async def _names(unit: Unit, places: Iterable[str | None], own: str) -> tuple[st
 
 
 async def wanted(authority: Authority) -> WantedList:
-    """The requests into which nobody has looked, or long ago."""
+    """The requests into which nobody has looked, then those where it is longest ago."""
     async with authority.store.read() as unit:
         pending = reversed(await unit.requests.all_pending())
-        rows = [row for row in pending if row.channel == PYPI and _due(row.facts)][:_AT_A_TIME]
+        due = [row for row in pending if row.channel == PYPI and _due(row.facts)]
+        rows = sorted(due, key=lambda row: looked_at(row) or _NEVER)[:_AT_A_TIME]
         found = [
             Wanted(
                 request_id=row.id,
