@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from maestro_core.conda import conda_channel
 from maestro_core.errors import MaestroError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ KERNEL_PACKAGES = ("python", "ipykernel")
 _HEAD = "# Kept by 'maestro install W PACKAGE --conda'. 'maestro install W --conda' builds it in another server.\n"
 _NO_KERNEL = re.compile(r"No candidates were found for (?:python|ipykernel) ")
 _REASON = re.compile(r"\(403 (.*?)\) for url", re.DOTALL)
+#: what a name, a version and a build do not have: such a line would say where the package lies
+_NO_PIN = re.compile(r"[\[\]:/]")
 _TOKEN = re.compile(r"/t/[^/\s]+")
 
 
@@ -133,9 +136,11 @@ async def _install(place: Place, packages: Sequence[str]) -> Installed:
 
     record = _read_yaml(place.record)
     asked = _merged([str(it) for it in record.get("dependencies") or () if isinstance(it, str)], packages)
+    asked = [_by_name(spec) for spec in asked]
     if not asked:
         raise MaestroError("invalid_request", f"Nothing was installed with conda in {place.workspace}; name a package.")
-    channels = list(dict.fromkeys([*place.channels, *map(str, record.get("channels") or ()), *_channels(asked)]))
+    told = [_channel(str(name)) for name in record.get("channels") or ()]
+    channels = list(dict.fromkeys([*place.channels, *told, *_channels(asked)]))
     subdir = str(rattler.Subdir.current())
     locked = _locked(record, subdir)
     pins = {name: pin for name, (pin, _) in locked.items() if name not in {_name(it) for it in packages}}
@@ -253,6 +258,40 @@ def _name(spec: str) -> str:
     return str(name.normalized) if name else ""
 
 
+def _channel(text: str) -> str:
+    """A channel's name; an address would be asked instead of the index, and the policy by nobody."""
+    try:
+        return conda_channel(text)
+    except ValueError:
+        raise MaestroError(
+            "invalid_request",
+            f"{text[:100]!r} is no channel of this server's index; write a channel's name, like 'conda-forge'.",
+        ) from None
+
+
+def _by_name(spec: str) -> str:
+    """A spec that names its package and at most, before ``::``, a channel.
+
+    Raises:
+        MaestroError: ``invalid_request`` if it says in any other way where the package lies.
+    """
+    import rattler
+
+    channel, separator, rest = spec.rpartition("::")
+    try:
+        wanted = rattler.MatchSpec(rest)
+        elsewhere = wanted.channel is not None or "://" in str(wanted)
+    except Exception as error:
+        raise _refusal(error) from None
+    if elsewhere:
+        raise MaestroError(
+            "invalid_request",
+            f"{spec[:100]!r} leads past this server's index; name the package alone, like 'numpy' or "
+            "'conda-forge::numpy'.",
+        )
+    return f"{_channel(channel)}::{rest}" if separator else spec
+
+
 def _at(alias: str, spec: str) -> str:
     """A spec whose channel, if it names one, is an address: a name would mean rattler's own place of channels."""
     channel, separator, rest = spec.rpartition("::")
@@ -284,7 +323,7 @@ def _locked(record: Mapping[str, Any], subdir: str) -> dict[str, tuple[str, str]
     found = {}
     for line in _locks(record).get(subdir, ()):
         parts = line.split(" ")
-        if len(parts) == 4 and all(parts):
+        if len(parts) == 4 and all(parts) and not _NO_PIN.search("".join(parts[:3])):
             name, version, build, digest = parts
             found[name] = (f"{name} =={version} {build}", digest)
     return found

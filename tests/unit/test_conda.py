@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from maestro_core.conda import (
     Fate,
@@ -15,7 +17,9 @@ from maestro_core.conda import (
     hindrance,
 )
 from maestro_core.conda_files import CondaFile, check_subdir, parse_file_name
+from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, IndexSettings, PackagePolicy, compile_policy, decide, parse_rule_text
+from notebooks.conda_environment import Place, install
 
 FORGE = "conda-forge"
 
@@ -107,3 +111,57 @@ class TestFate:
             verdict.reason
         )
         assert channel_verdict(policy(), FORGE).allowed
+
+
+class TestTheWorkspacesRecord:
+    """Any editor writes ``conda.yml``; what it names comes from the index or not at all."""
+
+    @staticmethod
+    def refusal(folder: Path, record: dict[str, Any], *packages: str) -> str:
+        place = Place(
+            workspace="demo",
+            folder=folder / "conda",
+            cache=folder / "cache",
+            kernels=folder / "kernels",
+            record=folder / "conda.yml",
+            writable=True,
+            alias="http://127.0.0.1:1/conda/t/secret",
+            channels=(FORGE,),
+        )
+        place.record.write_text(yaml.safe_dump(record))
+        with pytest.raises(MaestroError) as caught:
+            install(place, packages)
+        assert caught.value.code == "invalid_request", caught.value.message
+        return caught.value.message
+
+    @pytest.mark.parametrize(
+        "channel", ["https://example.org/ch", "file:///tmp/ch", "/tmp/ch", "./ch", "~/ch", "c:/ch", "", "pypi"]
+    )
+    def test_a_channel_that_is_an_address_is_refused(self, channel: str, tmp_path: Path) -> None:
+        pytest.importorskip("rattler")
+        said = self.refusal(tmp_path, {"channels": [FORGE, channel], "dependencies": ["numpy"]})
+        assert said == f"{channel!r} is no channel of this server's index; write a channel's name, like 'conda-forge'."
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "numpy[url=https://example.org/ch/noarch/numpy-1-0.conda]",
+            "numpy[channel=https://example.org/ch]",
+            "numpy[channel=bioconda]",
+            "conda-forge::numpy[channel=https://example.org/ch]",
+            "https://example.org/ch/noarch/numpy-1-0.conda",
+            "/tmp/noarch/numpy-1-0.conda",
+            "conda-forge:ns:numpy",
+        ],
+    )
+    def test_a_package_that_says_where_it_lies_is_refused(self, spec: str, tmp_path: Path) -> None:
+        pytest.importorskip("rattler")
+        for record, packages in (({"dependencies": [spec]}, ()), ({}, (spec,))):
+            said = self.refusal(tmp_path, record, *packages)
+            assert said.startswith(f"{spec!r} leads past this server's index; name the package alone")
+
+    @pytest.mark.parametrize("channel", ["https://example.org/ch", "file:///tmp/ch", "/tmp/ch"])
+    def test_an_address_before_a_package_is_refused(self, channel: str, tmp_path: Path) -> None:
+        pytest.importorskip("rattler")
+        said = self.refusal(tmp_path, {"dependencies": [f"{channel}::numpy"]})
+        assert said.startswith(f"{channel!r} is no channel of this server's index")
