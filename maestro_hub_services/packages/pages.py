@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
@@ -79,6 +79,22 @@ class File:
         if suffix == ".asc" and self.fields.get("gpg-sig"):
             return self.url + suffix, {}
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One file that a page names, of whatever project; the attributes are those of :class:`File`."""
+
+    filename: str
+    url: str
+    fields: dict[str, Any]
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def projects(self) -> set[str]:
+        """Normal names of all projects of which its name may be a file's: ``a-b-1.zip`` is one of a and of a-b."""
+        wheel = self.filename.endswith(_WHEEL)
+        ends = [place for place, sign in enumerate(self.filename) if sign == "-"]
+        return {canonicalize_name(self.filename[:end]) for end in (ends[:1] if wheel else ends)}
 
 
 @dataclass(frozen=True)
@@ -151,11 +167,26 @@ def parse_json_page(body: bytes, url: str, project: str) -> Page:
     Raises:
         PageError: if it is no such page, or of another major version.
     """
+    return make_page(project, *read_json_page(body, url))
+
+
+def make_page(project: str, links: Iterable[Link], rest: Page) -> Page:
+    """The page of one project, of those links that are files of it."""
+    files = (make_file(link.filename, link.url, link.fields, project, link.attributes) for link in links)
+    return replace(rest, name=project, files=tuple(file for file in files if file is not None))
+
+
+def read_json_page(body: bytes, url: str) -> tuple[list[Link], Page]:
+    """All that a PEP 691 page names, and what it says besides.
+
+    Raises:
+        PageError: as :func:`parse_json_page`.
+    """
     data = _json_object(body)
     listed = data.get("files")
     if not isinstance(listed, list):
         raise PageError("the page lists no files")
-    files = []
+    links = []
     for entry in listed:
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
             continue
@@ -164,11 +195,10 @@ def parse_json_page(body: bytes, url: str, project: str) -> Page:
         fields = dict(entry)
         if isinstance(fields.get("provenance"), str):
             fields["provenance"] = urljoin(url, fields["provenance"])
-        files.append(make_file(str(filename), address, fields, project))
+        links.append(Link(str(filename), address, fields))
     versions = data.get("versions")
-    return Page(
-        name=project,
-        files=tuple(file for file in files if file is not None),
+    return links, Page(
+        name="",
         top={key: value for key, value in data.items() if key not in ("files", "versions", "name")},
         versions=tuple(str(version) for version in versions) if isinstance(versions, list) else (),
     )
@@ -181,20 +211,25 @@ def parse_html_page(body: bytes, url: str, project: str, encoding: str | None = 
         url: the page's own address; relative addresses start there, or at its ``<base>``.
         project: normal name; links to other projects' files are left out.
     """
+    return make_page(project, *read_html_page(body, url, encoding))
+
+
+def read_html_page(body: bytes, url: str, encoding: str | None = None) -> tuple[list[Link], Page]:
+    """All that an HTML page names, and what it says besides."""
     reader = _read_html(body, url, encoding)
-    files = []
+    links = []
     for address, attributes in reader.links:
         plain, fragment = urldefrag(address)
         fields: dict[str, Any] = {"filename": _name_of(plain), "url": plain, "hashes": _fragment_hashes(fragment)}
         rest = _fields_from_attributes(fields, attributes, url)
-        files.append(make_file(fields["filename"], plain, fields, project, rest))
+        links.append(Link(fields["filename"], plain, fields, rest))
     top: dict[str, Any] = {"meta": {"api-version": "1.0"}}
     metas = tuple((name, value) for name, value in reader.metas if name.startswith("pypi:"))
     status = dict(metas).get("pypi:project-status")
     if status:
         reason = dict(metas).get("pypi:project-status-reason")
         top["project-status"] = {"status": status} | ({"reason": reason} if reason else {})
-    return Page(name=project, files=tuple(file for file in files if file is not None), top=top, metas=metas)
+    return links, Page(name="", top=top, metas=metas)
 
 
 def parse_names(body: bytes, content_type: str, url: str) -> list[str]:

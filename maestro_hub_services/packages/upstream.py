@@ -30,7 +30,19 @@ from .cache import DiskCache
 from .http import Http, away, is_here, split_credentials
 from .negotiation import HTML_V1, JSON_V1, TEXT_HTML
 from .once import shared
-from .pages import File, Page, PageError, is_json, make_file, parse_html_page, parse_json_page, parse_names
+from .pages import (
+    File,
+    Link,
+    Page,
+    PageError,
+    is_json,
+    make_file,
+    make_page,
+    parse_html_page,
+    parse_names,
+    read_html_page,
+    read_json_page,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +146,11 @@ class Remote(Source):
                 raise away(url, f"sent a page that cannot be read ({error})") from None
             self._parsed[key] = kept
             if isinstance(kept[1], Page):
-                self._hosts |= {host for host in kept[1].hosts if self._may_name(host)}
+                self._take_hosts(kept[1])
         return kept[1]
+
+    def _take_hosts(self, page: Page) -> None:
+        self._hosts |= {host for host in page.hosts if self._may_name(host)}
 
     async def _refresh(self, url: str) -> Document:
         """Ask upstream; when it is away, take what is kept.
@@ -220,11 +235,34 @@ class RemoteLinks(Remote):
     """A page of links on the network (pip's ``find-links``)."""
 
     async def page(self, project: str) -> Page | None:
-        page = await self._read(self.address, project, lambda it: _parse(it, project))
-        return page if isinstance(page, Page) and page.files else None
+        links = await self._read(self.address, "links", _Links)
+        page = await asyncio.to_thread(links.page, project) if isinstance(links, _Links) else None
+        if page is not None:
+            self._take_hosts(page)
+        return page
 
     async def names(self) -> list[str]:
         return []
+
+
+class _Links:
+    """A page of links, read once for all names; it grows by nothing but what it holds, whatever names are asked."""
+
+    def __init__(self, document: Document) -> None:
+        links, self._rest = _read_page(document)
+        self._links: dict[str, list[Link]] = {}
+        for link in links:
+            for project in link.projects():
+                self._links.setdefault(project, []).append(link)
+        self._pages: dict[str, Page] = {}
+
+    def page(self, project: str) -> Page | None:
+        """The project's files, or None if there are none; the same object each time."""
+        links = self._links.get(project)
+        if links and project not in self._pages:
+            self._pages[project] = _of_the_network(make_page(project, links, self._rest))
+        page = self._pages.get(project)
+        return page if page is not None and page.files else None
 
 
 class LocalIndex(Source):
@@ -326,12 +364,18 @@ def _local_path(address: str) -> Path | None:
 
 
 def _parse(document: Document, project: str) -> Page:
+    return _of_the_network(make_page(project, *_read_page(document)))
+
+
+def _read_page(document: Document) -> tuple[list[Link], Page]:
     body = document.body or b""
     if is_json(document.content_type):
-        page = parse_json_page(body, document.url, project)
-    else:
-        page = parse_html_page(body, document.url, project, _charset(document.content_type))
-    # A page on the network names no file of this machine.
+        return read_json_page(body, document.url)
+    return read_html_page(body, document.url, _charset(document.content_type))
+
+
+def _of_the_network(page: Page) -> Page:
+    """A page on the network names no file of this machine."""
     return replace(page, files=tuple(file for file in page.files if file.url.startswith(("http://", "https://"))))
 
 

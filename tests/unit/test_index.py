@@ -41,7 +41,7 @@ from maestro_hub_services.packages.index import Index
 from maestro_hub_services.packages.negotiation import HTML_V1, JSON_V1, choose_form, takes_gzip
 from maestro_hub_services.packages.pages import Page, file_version, make_file, merge, parse_html_page, parse_json_page
 from maestro_hub_services.packages.pip_config import PipConfig, read_pip_config
-from maestro_hub_services.packages.upstream import Document, LocalLinks, RemoteIndex
+from maestro_hub_services.packages.upstream import Document, LocalLinks, RemoteIndex, RemoteLinks
 from tests import package_kit as kit
 
 PREFIX = "/services/packages/"
@@ -740,6 +740,28 @@ class TestSources:
             assert await links.page(f"made-up-{number}") is None
             assert await links.page("small") is not None
         assert len(links._pages) <= 10
+
+    async def test_nor_do_they_with_a_page_of_links_on_the_network_which_is_read_once(
+        self, room: Room, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = [kit.wheel_name("small", "1.0"), "a-b-2.0.tar.gz", "other-3.0.tar.gz"]
+        links = "".join(f'<a href="http://localhost:{room.upstream.port}/{name}">x</a>' for name in names)
+        room.upstream.files["/links/"] = f"<html>{links}</html>".encode()
+        read = []
+        real = upstream_module.read_html_page
+        monkeypatch.setattr(upstream_module, "read_html_page", lambda *it: read.append(it) or real(*it))
+        async with opened(room) as index:
+            http = Http(PipConfig())
+            await http.open()
+            source = RemoteLinks(f"http://127.0.0.1:{room.upstream.port}/links/", http, index._cache)
+            for number in range(20):
+                assert await source.page(f"made-up-{number}") is None
+            found = {name: await source.page(name) for name in ("small", "a", "a-b", "other")}
+            assert await source.page("small") is found["small"], "the same while it has not changed"
+            await http.close()
+        versions = {name: [file.version for file in page.files] for name, page in found.items() if page}
+        assert versions == {"small": ["1.0"], "a": ["b-2.0"], "a-b": ["2.0"], "other": ["3.0"]}
+        assert len(read) == len(source._parsed) == 1 and source.may_visit("localhost")
 
     async def test_several_indexes_and_folders_in_pips_order(
         self, servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path
