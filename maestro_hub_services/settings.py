@@ -1,6 +1,6 @@
 """What a service is told by its environment, read once at its start.
 
-The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Nothing else reads ``MAESTRO_*``.
+The Hub (or a Deployment) sets these variables; ``compose.py`` writes them.
 
 ``MAESTRO_STATE``        directory of this installation's data alone, mode 0700 (``./state``)
 ``MAESTRO_POLICY``       path of ``maestro.yaml``
@@ -20,6 +20,7 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them. Noth
 ``FETCHML_JUPYTER_BLOCKED_PACKAGES``, ``FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES``  names with commas, or ``off``: they
                          replace ``blocked_packages`` and ``startup_blocked_packages`` of ``maestro.yaml``
 ``MAESTRO_ACCOUNTS_URL`` path of the Hub's accounts page (``/hub/accounts``); empty with another authenticator
+``MAESTRO_CULL_SECONDS`` how often the idle culler looks (``60``): set for the Hub, which hands it to the culler alone
 ``JUPYTERHUB_API_URL``, ``JUPYTERHUB_API_TOKEN``            the Hub's API, and the service's own token
 ``JUPYTERHUB_BASE_URL``, ``JUPYTERHUB_SERVICE_PREFIX``      URL prefixes of the Hub (``/``) and of the service
 """

@@ -222,7 +222,7 @@ def list_(connect: Callable[[], Api], archived: bool, json_: bool) -> None:
 @main.command()
 @click.argument("workspace")
 @click.option("--description", default="", metavar="TEXT", help="A sentence for the workspace's card.")
-@click.option("--config", metavar="FILE", help="Its YAML: resources, environment, packages, security.")
+@click.option("--config", metavar="FILE", help="Its YAML: resources, environment, packages, security, members.")
 @as_json
 @click.pass_obj
 def create(connect: Callable[[], Api], workspace: str, description: str, config: str | None, json_: bool) -> None:
