@@ -16,6 +16,7 @@ from maestro_core.packages import TokenQuestion
 from maestro_hub_services.store import LaunchRow
 from maestro_hub_services.store.clock import now
 from maestro_hub_services.workspaces.domain import departures, missing_groups, packages
+from maestro_hub_services.workspaces.loops import LOOPS
 from tests.workspaces_kit import POLICY_TEXT, World, running_world
 
 BEAT = {"cpu_seconds": 1.0, "memory": 1, "busy": False, "kernels": 0}
@@ -98,6 +99,22 @@ class TestRemoval:
         ended = await row(world, plan)
         assert (ended.status, ended.ended_reason) == (LaunchStatus.ENDED, "bob is no member of demo any more")
         assert not world.hub.servers["bob", "demo"].ready
+
+    async def test_closes_the_saved_notebooks_to_them_and_to_their_server(self, world: World) -> None:
+        await demo(world, {"user": "bob", "role": "editor"})
+        await launched(world)
+        tokens = ["token-of-bob", world.hub.server_token("bob", "demo")]
+
+        async def answers() -> list[int]:
+            found = []
+            for token in tokens:
+                async with world.client(token=token) as client:
+                    found.append((await client.get("/workspaces/demo/snapshots")).status_code)
+            return found
+
+        assert await answers() == [200, 200]
+        await call(world, "ann", "DELETE", "/workspaces/demo/members/user/bob")
+        assert await answers() == [404, 404]
 
     async def test_an_owner_may_say_now(self, world: World) -> None:
         await demo(world, {"user": "bob", "role": "editor"})
@@ -184,6 +201,11 @@ class TestDemotion:
 
 
 class TestGroups:
+    @pytest.mark.parametrize("look", [departures.review_everything, missing_groups.forget_missing])
+    def test_are_looked_at_often_enough_for_a_change_to_count_within_60_seconds(self, look: object) -> None:
+        """With half of the time left for the look itself."""
+        assert [loop.seconds <= 30 for loop in LOOPS if loop.do is look] == [True]
+
     async def test_leaving_a_group_ends_what_runs_at_the_next_look(self, world: World) -> None:
         world.hub.move("bob", "team")
         await demo(world, {"group": "team", "role": "editor"})
