@@ -141,6 +141,7 @@ class WorkspaceUsage(BaseModel):
 
     Attributes:
         storage_used: bytes of its files when they were last measured, or None. storage_limit: the most, or None.
+        storage_held: whether the volume itself holds no more than the limit; where not, no server starts over it.
         launches: those that run or start, each with its last sample.
         month: hours of the present month (UTC), of everyone's launches in it.
     """
@@ -149,5 +150,6 @@ class WorkspaceUsage(BaseModel):
     storage_used: int | None = None
     storage_measured_at: AwareDatetime | None = None
     storage_limit: int | None = None
+    storage_held: bool = False
     launches: tuple[LaunchUsage, ...] = ()
     month: Hours = Hours()

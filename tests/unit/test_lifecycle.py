@@ -89,7 +89,7 @@ class TestSettings:
         async with world.client("ann") as client:
             shown = (await client.get("/workspaces/demo/usage")).json()
             limits = {one["name"]: one for one in (await client.get("/workspaces/demo/limits")).json()["limits"]}
-        assert shown["storage_limit"] == 1024**3
+        assert (shown["storage_limit"], shown["storage_held"]) == (1024**3, False)
         storage = limits["max_storage_per_workspace"]
         assert (storage["source"], storage["origin"], storage["shown"]) == ("workspace demo", "its owners", "1 GiB")
         async with world.authority.store.write() as unit:

@@ -28,7 +28,7 @@ from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_core.workspaces import LimitView, Member, MemberSpec, ServersShown, Transfer, UserRef, WorkspaceView
 from maestro_hub_services.workspaces.identity import ADMIN, MANAGE, USE, Caller, Identity
-from maestro_hub_services.workspaces.pages import Links, Site, page_routes
+from maestro_hub_services.workspaces.pages import Links, Site, page_routes, views
 from maestro_hub_services.workspaces.pages.base import security_headers
 from maestro_hub_services.workspaces.pages.desk import PolicyStatus
 
@@ -877,7 +877,7 @@ async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World)
     browser = await world.sign_in()
     await browser.get("w/demo")
     text = browser.text()
-    assert "Its files take 5 GiB of 10 GiB" in text
+    assert "Its files take 5 GiB of 10 GiB; over it no server starts" in text
     assert "0.75 of 2" in text and "3 GiB of 4 GiB" in text
     assert "00:00:00 UTC: bob is no member" in text
     assert [form["action"] for form in browser.page.find_all("form") if "/stop/" in form["action"]] == [
@@ -889,6 +889,18 @@ async def test_usage_is_shown_and_an_owner_ends_what_is_ending_now(world: World)
     await browser.get("w/demo")
     await browser.send("w/demo/members/remove")
     assert "What bob runs here ends at 00:00:00 UTC; End now, under Usage, does not wait." in browser.text()
+
+
+@pytest.mark.parametrize(
+    ("used", "shown"),
+    [
+        ({"storage_limit": 1024**3, "storage_held": True}, "they may take 1 GiB; the volume holds no more"),
+        ({"storage_limit": 1024**3}, "they may take 1 GiB; over it no server starts"),
+        ({"storage_used": 1024**3, "storage_held": True}, "Its files take 1 GiB"),
+    ],
+)
+def test_usage_says_what_holds_the_limit_of_storage(used: dict[str, Any], shown: str) -> None:
+    assert views.usage(WorkspaceUsage(workspace="demo", **used), False).storage.endswith(shown)
 
 
 async def test_who_takes_their_own_group_out_is_led_home(world: World) -> None:

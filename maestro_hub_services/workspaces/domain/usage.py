@@ -175,6 +175,7 @@ async def workspace_usage(authority: Authority, caller: Caller, name: str) -> Wo
             storage_used=workspace.storage_used,
             storage_measured_at=workspace.storage_measured_at,
             storage_limit=await _storage_limit(authority, unit, caller, workspace),
+            storage_held=authority.volumes.holds_size,
             launches=tuple(_launch(one, workspace, latest.get(one.id), ()) for one in launches),
             month=Hours(cpu=hours.cpu, gpu=hours.gpu),
         )

@@ -379,6 +379,8 @@ def usage(found: WorkspaceUsage, may_end: bool) -> Usage:
         of = f" of {limit}" if limit else ""
         when = "" if found.storage_measured_at is None else f" ({moment(found.storage_measured_at).words})"
         storage = f"Its files take {show_memory(found.storage_used)}{of}{when}"
+    if limit:
+        storage += "; the volume holds no more" if found.storage_held else "; over it no server starts"
     return Usage(
         storage=storage,
         hours=f"servers ran for {found.month.cpu:.1f} cpu hours and {found.month.gpu:.1f} GPU hours this month",
