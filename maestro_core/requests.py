@@ -125,6 +125,8 @@ class Approval(BaseModel):
         everywhere: in every workspace (admins).
         until: how long; a date counts to its end, UTC.
         reason: for whoever asked.
+        checked_at: of the facts that the reviewer has seen, ``none`` where there were none; refused where it is
+            others that count by now. None: not said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,6 +137,7 @@ class Approval(BaseModel):
     everywhere: bool = False
     until: AwareDatetime | None = None
     reason: Reason = ""
+    checked_at: AwareDatetime | Literal["none"] | None = None
 
     @field_validator("version", "range", mode="before")
     @classmethod
@@ -227,7 +230,7 @@ def major_range(version: str) -> str:
 
 
 def approved_versions(approval: Approval, asked: str, newest: str | None) -> str:
-    """The specifier of the rule that an approval makes.
+    """The specifier of the rule that an approval makes; never by itself the range that was asked for.
 
     Args:
         asked: the request's specifier.
@@ -243,8 +246,6 @@ def approved_versions(approval: Approval, asked: str, newest: str | None) -> str
     version = exact_version(asked) or newest
     if version is not None:
         return major_range(version)
-    if asked:
-        return asked
     raise MaestroError(
         "invalid_request",
         "Which version would be installed is not known (yet), so say what is approved: a version, a range, or all.",

@@ -145,6 +145,18 @@ async def test_the_reviewer_sees_what_there_is_to_know_and_approves(world: World
     assert "approved kim allows tensorflow<3,>=2, keras<4,>=3 in demo: fine" in ann.text
 
 
+async def test_facts_that_changed_meanwhile_are_looked_at_before_the_click_counts(world: World) -> None:
+    request_id = await asked(world)
+    kim = Browser(world, "kim")
+    await kim.get(f"requests/{request_id}")
+    await facts(world, request_id)
+    answer = await kim.send(f"requests/{request_id}/approve", reason="fine")
+    assert answer.status_code == 409 and "has changed since you looked" in kim.said("alert")
+    assert "tensorflow<3,>=2" in kim.text, "what is known now is on the page"
+    await kim.send(f"requests/{request_id}/approve")
+    assert "kim allows tensorflow<3,>=2, keras<4,>=3 in demo: fine" in kim.said()
+
+
 async def test_a_refused_decision_keeps_what_was_typed(world: World) -> None:
     request_id = await asked(world)
     kim = Browser(world, "kim")

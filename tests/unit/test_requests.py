@@ -300,6 +300,22 @@ class TestDeciding:
         assert decide(policy, "tensorflow", "2.16", asked).allowed
         assert not decide(policy, "tensorflow", "2.16", other).allowed, "another package of the same name"
 
+    async def test_an_approval_means_what_the_reviewer_has_seen(self, team: Team) -> None:
+        made = (await team.ask(version=">=0.1"))["request"]["request_id"]
+        await team.facts(made, ("tensorflow", "2.16.1"), ("keras", "3.4"))
+        review = (await team.call("kim", "GET", f"/requests/{made}")).json()["review"]
+        seen = review["facts"]["checked_at"]
+        assert (await team.call("ann", "POST", "/workspaces/demo/packages/clear-cache")).status_code == 200
+        refused = await team.approve(made, checked_at=seen)
+        assert (refused.status_code, refused.json()["error"]["details"]) == (409, {"checked_at": "none"})
+        assert (await team.approve(made)).json()["error"]["code"] == "invalid_request", "what was asked is no answer"
+        assert (await team.call("kim", "GET", f"/requests/{made}")).json()["review"]["proposed"] == ""
+        await team.facts(made, ("tensorflow", "3.0"), version="3.0")
+        for old in (seen, "none"):
+            assert (await team.approve(made, checked_at=old)).status_code == 409
+        seen = (await team.call("kim", "GET", f"/requests/{made}")).json()["review"]["facts"]["checked_at"]
+        assert (await team.approve(made, checked_at=seen)).json()["approved"][0]["versions"] == "<4,>=3"
+
     async def test_without_any_known_version_the_reviewer_has_to_say_which(self, team: Team) -> None:
         made = (await team.ask())["request"]["request_id"]
         assert (await team.approve(made)).json()["error"]["details"] == {"field": "range"}
@@ -591,9 +607,9 @@ class TestRules:
         for body in ({"version": "1", "all": True}, {"version": ">=1"}, {"range": "x"}, {"until": "soon"}):
             with pytest.raises(ValidationError):
                 Approval.model_validate(body)
-        assert approved_versions(Approval(), "<2", None) == "<2"
-        with pytest.raises(MaestroError, match="say what is approved"):
-            approved_versions(Approval(), "", None)
+        for asked in ("", ">=0.1"):
+            with pytest.raises(MaestroError, match="say what is approved"):
+                approved_versions(Approval(), asked, None)
 
     @pytest.mark.parametrize(
         ("one", "other", "both"),

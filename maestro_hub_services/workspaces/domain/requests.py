@@ -196,8 +196,8 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
     """Allow what was asked, and what it needs that the policy asks about too. Counts for the next install.
 
     Raises:
-        MaestroError: ``unknown_request``, ``forbidden``; ``conflict`` for one that is decided, or that a block holds;
-            ``invalid_request``.
+        MaestroError: ``unknown_request``, ``forbidden``; ``conflict`` for one that is decided, or that a block holds,
+            or where other facts are known than the reviewer has seen; ``invalid_request``.
     """
     if approval.until is not None and approval.until <= now():
         raise MaestroError("invalid_request", "The approval would have ended already; name a later date.",
@@ -213,6 +213,7 @@ async def approve(authority: Authority, caller: Caller, request_id: str, approva
                 "conflict", f"An approval would change nothing: {verdict.reason}", {"rule": verdict.rule}
             )
         facts = None if row.facts is None else Facts.model_validate(row.facts)
+        _see_same_facts(approval, facts)
         versions = approved_versions(approval, row.version, facts.version if facts else None)
         rules = {(row.channel, row.package): versions}  # another channel's package of that name is another package
         for item in held_back(policy, row, facts):
@@ -377,6 +378,18 @@ def _see_pending(row: RequestRow) -> None:
     if row.status != "pending":
         by = f" by {row.decided_by}" if row.decided_by else ""
         raise MaestroError("conflict", f"The request {row.id} is {row.status}{by} already.", {"status": row.status})
+
+
+def _see_same_facts(approval: Approval, facts: Facts | None) -> None:
+    """The reviewer means what they have seen; members of the workspace can have it looked for anew meanwhile."""
+    if approval.checked_at is None or approval.checked_at == (facts.checked_at if facts else "none"):
+        return
+    raise MaestroError(
+        "conflict",
+        "What is known about the package has changed since you looked, so nothing is approved; look at it again, then "
+        "decide.",
+        {"checked_at": facts.checked_at.isoformat() if facts else "none"},
+    )
 
 
 async def _again(unit: Unit, row: RequestRow) -> RequestRow:

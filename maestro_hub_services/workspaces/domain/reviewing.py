@@ -55,7 +55,7 @@ async def review_of(authority: Authority, unit: Unit, row: RequestRow) -> Review
         closure=closure,
         held_back=tuple(item.name for item in held_back(policy, row, facts)),
         blocked=tuple(item.name for item in closure if item.action is Action.BLOCK),
-        proposed=approved_versions(Approval(), row.version, known) if known or row.version else "",
+        proposed=approved_versions(Approval(), row.version, known) if known else "",
         near=tuple(near_miss(row.package)),
         advisories_known=(await unit.advisories.status()).count,
         used_in=await _names(unit, await unit.environments.using(row.package), row.workspace_id),

@@ -126,12 +126,15 @@ class RequestPage(Page):
         )
 
 
+_APPROVE = ("choice", "version", "range", "everywhere", "until", "reason", "checked_at")
+
+
 class ApproveForm(RequestPage):
     """Allow it."""
 
     async def post(self, request_id: str) -> None:
         """A refusal keeps what was typed."""
-        draft = {name: self.field(name) for name in ("choice", "version", "range", "everywhere", "until", "reason")}
+        draft = {name: self.field(name) for name in _APPROVE}
         try:
             done = await self.desk.requests.approve(request_id, read_model(Approval, _approval(draft)))
         except MaestroError as error:
@@ -144,6 +147,7 @@ def _approval(draft: dict[str, str]) -> dict[str, Any]:
     """The fields that count for the choice that was made."""
     choice = draft["choice"]
     body: dict[str, Any] = {"reason": draft["reason"], "everywhere": bool(draft["everywhere"])}
+    body["checked_at"] = draft["checked_at"] or "none"
     if choice in ("version", "range"):
         if not draft[choice]:
             raise MaestroError("invalid_request", "Write which versions, or choose another way.", {"field": choice})
