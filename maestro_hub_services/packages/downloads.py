@@ -50,6 +50,7 @@ class Wanted:
         check: looks at the whole file before its last part is given away, in a thread; raises ``MaestroError``. What
             passed it once lies in the cache and is not looked at again.
         whole: give nothing away before that.
+        small: it belongs to a file, and waits for no large one.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Wanted:
     size: int | None = None
     check: Callable[[Path], None] | None = None
     whole: bool = False
+    small: bool = False
 
     def strongest(self) -> tuple[str, str] | None:
         """The algorithm that is compared, and its value."""
@@ -265,7 +267,7 @@ class Downloads:
             if writer.place:
                 headers["Range"] = f"bytes={writer.place}-"
             try:
-                async with self._http.get(wanted.url, headers, may_visit) as response:
+                async with self._http.get(wanted.url, headers, may_visit, not wanted.small) as response:
                     _check_answer(wanted, response, writer.place)
                     writer.begin(response)
                     async for part in response.aiter_raw(_CHUNK):

@@ -197,7 +197,7 @@ async def read_metadata(shelf: Shelf, file: File) -> RawMetadata:
     # a name of its own: what installs is looked at more closely before it is kept
     name = hashlib.sha256(f"review\n{file.key}\n{url}\n{sorted(hashes.items())}".encode()).hexdigest()[:48]
     async with shelf.downloads.open(
-        WantedFile(name, url, hashes, None if beside else file.size), shelf.library.may_visit
+        WantedFile(name, url, hashes, None if beside else file.size, small=bool(beside)), shelf.library.may_visit
     ) as delivery:
         size = await delivery.finish()
         if beside is None:

@@ -454,4 +454,4 @@ def _wanted(file: File, suffix: str) -> Wanted | None:
     if not hashes and not url.startswith("file:"):
         parts.append(str(int(time.time() // _UNHASHED_SECONDS)))
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:48]
-    return Wanted(name, url, hashes, None if suffix else file.size)
+    return Wanted(name, url, hashes, None if suffix else file.size, small=bool(suffix))

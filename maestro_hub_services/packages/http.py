@@ -67,7 +67,7 @@ def away(url: str, why: str) -> MaestroError:
 
 
 class Http:
-    """One client for all upstreams.
+    """How all upstreams are asked: pages over connections of their own, so that large files never hold them all.
 
     Args:
         config: pip's certificates, proxy and trusted hosts.
@@ -76,7 +76,8 @@ class Http:
 
     def __init__(self, config: PipConfig, addresses: tuple[str, ...] = ()) -> None:
         self._config = config
-        self._client: httpx.AsyncClient | None = None
+        self._pages: httpx.AsyncClient | None = None
+        self._files: httpx.AsyncClient | None = None
         self._netrc: netrc.netrc | None = None
         self._away: dict[str, float] = {}
         self._credentials: dict[tuple[str, int | None], tuple[str, str]] = {}
@@ -86,30 +87,35 @@ class Http:
                 self._credentials[_origin(plain)] = credentials
 
     async def open(self) -> None:
-        """Read certificates and netrc, and make the client."""
+        """Read certificates and netrc, and make the clients."""
         self._netrc = await asyncio.to_thread(_read_netrc)
-        self._client = await asyncio.to_thread(_make_client, self._config)
+        self._pages = await asyncio.to_thread(_make_client, self._config)
+        self._files = await asyncio.to_thread(_make_client, self._config)
 
     async def close(self) -> None:
         """End its connections."""
-        if self._client is not None:
-            await self._client.aclose()
+        for client in (self._pages, self._files):
+            if client is not None:
+                await client.aclose()
 
     def is_away(self, url: str) -> bool:
         """Whether that host did not answer a moment ago."""
         return time.monotonic() < self._away.get(urlsplit(url).netloc, 0.0)
 
     @contextlib.asynccontextmanager
-    async def get(self, url: str, headers: Mapping[str, str], may_visit: HostCheck) -> AsyncIterator[httpx.Response]:
+    async def get(
+        self, url: str, headers: Mapping[str, str], may_visit: HostCheck, file: bool = False
+    ) -> AsyncIterator[httpx.Response]:
         """The answer to a GET, its body not yet read; redirects are followed within bounds.
 
         Args:
             may_visit: says whether a host name may be asked.
+            file: it may be large.
 
         Raises:
             MaestroError: ``upstream_unavailable`` if it does not answer, fails (5xx, 401), or leads to another host.
         """
-        client = self._client
+        client = self._files if file else self._pages
         if client is None:
             raise RuntimeError("open() first")
         for _ in range(_MAX_REDIRECTS + 1):
@@ -117,6 +123,8 @@ class Http:
             request = client.build_request("GET", url, headers={"User-Agent": _USER_AGENT, **headers})
             try:
                 response = await client.send(request, stream=True, auth=self._auth(url), follow_redirects=False)
+            except httpx.PoolTimeout as error:  # it is we who are busy; upstream may be well
+                raise away(url, "is being asked for too much at once") from error
             except httpx.HTTPError as error:
                 self._note_away(url, error)
                 raise away(url, "does not answer") from error

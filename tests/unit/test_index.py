@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from maestro_core.packages import Action, Grant, PackagePolicy, Verdict, compile
 from maestro_hub_services.packages import authority as authority_module
 from maestro_hub_services.packages import downloads as downloads_module
 from maestro_hub_services.packages import handlers as handlers_module
+from maestro_hub_services.packages import http as http_module
 from maestro_hub_services.packages import index as index_module
 from maestro_hub_services.packages import pip_config
 from maestro_hub_services.packages import upstream as upstream_module
@@ -88,6 +89,14 @@ class Room:
         """Our own path of a file."""
         entries = {entry["filename"]: entry for entry in (await self.page(project))["files"]}
         return str(entries[filename]["url"])
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
 
 
 @asynccontextmanager
@@ -727,6 +736,23 @@ class TestUpstreamAway:
         room.authority.rule(index={"upstream": ["http://127.0.0.1:9/simple/", room.upstream.url]})
         async with opened(room):
             assert (await room.get("simple/internal/")).status_code == 502
+
+    async def test_many_large_files_on_the_way_keep_no_page_waiting_and_are_no_sign_of_it(
+        self, room: Room, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(http_module, "_LIMITS", httpx.Limits(max_connections=1))
+        monkeypatch.setattr(http_module, "_TIMEOUT", httpx.Timeout(20, pool=0.1))
+        files = [room.upstream.add("large", version, padding=3_000_000) for version in ("1.0", "2.0")]
+        first, second = [await room.address("large", name) for name in files]
+        room.upstream.gate = threading.Event()
+        running = asyncio.create_task(room.get(first))
+        await until(lambda: f"/packages/large/{files[0]}" in room.upstream.asked)
+        refused = await room.get(second)
+        assert refused.status_code == 502 and "asked for too much at once" in refused.text
+        room.upstream.add("small", "1.0")
+        assert (await room.page("small"))["files"], "it does not count as away"
+        room.upstream.gate.set()
+        assert (await running).status_code == 200
 
 
 class TestSources:
