@@ -5,7 +5,6 @@ Like ``removal.py`` this knows the tables of mlflow 3.17.2.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +14,8 @@ import httpx
 
 from maestro_core.experiments import TAG_LAUNCH, TAG_REASON
 from maestro_core.workspaces import EndedLaunches, EndedQuestion
+
+from .again import for_ever
 
 #: seconds between two looks
 INTERVAL = 10.0
@@ -48,19 +49,7 @@ class Orphans:
 
     async def run(self) -> None:
         """Look for ever; a look that fails is made again."""
-        failing = False
-        while True:
-            try:
-                await self.once()
-                failing = False
-            except Exception as error:  # said once: the service may be starting, or away
-                log.log(
-                    logging.DEBUG if failing else logging.WARNING,
-                    "Runs of ended servers are looked at later: %s",
-                    error or type(error).__name__,
-                )
-                failing = True
-            await asyncio.sleep(INTERVAL)
+        await for_ever(self.once, "Runs of ended servers", INTERVAL)
 
     async def once(self) -> None:
         """End what is to end.

@@ -13,6 +13,7 @@ import httpx
 
 from maestro_core.lifecycle import PurgedTracking, TrackingRemoved
 
+from .again import for_ever
 from .fresh import FRESH_SECONDS
 
 #: seconds between two questions
@@ -47,19 +48,7 @@ class Purger:
 
     async def run(self) -> None:
         """Look for ever; a look that fails is made again."""
-        failing = False
-        while True:
-            try:
-                await self.once()
-                failing = False
-            except Exception as error:  # said once: the service may be starting, or away
-                log.log(
-                    logging.DEBUG if failing else logging.WARNING,
-                    "Purged workspaces are looked at later: %s",
-                    error or type(error).__name__,
-                )
-                failing = True
-            await asyncio.sleep(INTERVAL)
+        await for_ever(self.once, "Purged workspaces", INTERVAL)
 
     async def once(self) -> None:
         """Remove what is to go, and say what it was.
