@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from json import dumps
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import String, cast, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.environments import PYTHON, Kind, LockedPackage, by_name
@@ -17,6 +18,8 @@ from .tables import environment, environment_lock
 
 #: versions whose locks are kept; going back to an older one resolves what it asked for anew
 LOCKS_KEPT = 50
+#: targets (Python, platform, image) of which one version keeps locks
+MAX_TARGETS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,21 @@ class EnvironmentRepository:
         return await self.get(workspace_id, await self.number(workspace_id, kind), kind)
 
     async def using(self, package: str) -> list[str]:
-        """The ids of workspaces whose present environment has a package (normal name): asked for, or locked."""
+        """The ids of workspaces whose present environment has a package (normal name): asked for, or locked.
+
+        Locks are large and everybody's: the database looks through them, none is brought here.
+        """
         last = select(func.max(environment.c.id)).group_by(environment.c.workspace_id, environment.c.kind)
-        query = (
-            select(environment.c.workspace_id, environment.c.requirements, environment_lock.c.packages)
-            .outerjoin(environment_lock, environment_lock.c.environment_id == environment.c.id)
-            .where(environment.c.id.in_(last))
+        locked = cast(environment_lock.c.packages, String).contains(f'"name": {dumps(package)}', autoescape=True)
+        has_it = select(environment_lock.c.environment_id).where(environment_lock.c.environment_id.in_(last), locked)
+        query = select(environment.c.workspace_id, environment.c.requirements, environment.c.id.in_(has_it)).where(
+            environment.c.id.in_(last)
         )
         return sorted(
             {
                 workspace_id
-                for workspace_id, requirements, locked in await self._db.execute(query)
-                if package in by_name(requirements) or any(one["name"] == package for one in locked or ())
+                for workspace_id, requirements, has in await self._db.execute(query)
+                if has or package in by_name(requirements)
             }
         )
 
@@ -134,14 +140,24 @@ class EnvironmentRepository:
         assert made is not None  # noqa: S101 - it was written in this transaction
         return made
 
-    async def locks(self, environment_id: int) -> list[LockRow]:
-        """All locks of a version, those that are complete first."""
-        query = (
-            select(environment_lock)
-            .where(environment_lock.c.environment_id == environment_id)
-            .order_by(environment_lock.c.complete.desc(), environment_lock.c.target)
+    async def copy_locks(self, environment_id: int, to: int) -> None:
+        """Give a version the complete locks of another one, :data:`MAX_TARGETS` at most."""
+        lock = environment_lock.c
+        found = (
+            select(literal(to), lock.target, lock.complete, lock.packages)
+            .where(lock.environment_id == environment_id, lock.complete)
+            .order_by(lock.target)
+            .limit(MAX_TARGETS)
         )
-        return [_lock(row) for row in (await self._db.execute(query)).mappings()]
+        columns = ["environment_id", "target", "complete", "packages"]
+        await self._db.execute(insert(environment_lock).from_select(columns, found))
+
+    async def count_locks(self, environment_id: int) -> int:
+        """How many locks a version has."""
+        here = environment_lock.c.environment_id == environment_id
+        return int(
+            (await self._db.execute(select(func.count()).select_from(environment_lock).where(here))).scalar_one()
+        )
 
     async def targets(self, environment_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """The targets of complete locks, by version's id."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from maestro_core.environments import EnvironmentChange, LockedPackage, lock_text, merged, moved
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
+from maestro_hub_services.store.environments import MAX_TARGETS
 from maestro_hub_services.workspaces.domain import admission
 from notebooks.cli import main
 from tests.workspaces_kit import World, ask, running_world
@@ -223,6 +224,41 @@ class TestBuild:
         kept = await environment(world, "PUT", "/build", late, who="bob")
         assert kept["packages"][0]["version"] == "14.0"  # the first one stays
         assert (await environment(world, "GET"))["targets"] == [TARGET, OTHER]
+
+    async def test_a_version_keeps_the_files_of_so_many_targets(self, world: World) -> None:
+        await environment(world, "POST", body={"add": ["rich"]})
+        files = {"version": 1, "packages": [locked("rich", "14.0")]}
+        for number in range(MAX_TARGETS):
+            await environment(world, "PUT", "/build", {**files, "target": f"3.11/linux/{number:012x}"})
+        code, message = await refused(world, "PUT", "/build", {**files, "target": TARGET})
+        assert code == "conflict" and "files for 20 kinds of servers already" in message
+        await environment(world, "PUT", "/build", {**files, "target": "3.11/linux/000000000000"})  # known: the answer
+        async with world.authority.store.write() as unit:
+            place = await unit.workspaces.by_name("demo")
+            row = await unit.environments.newest(place.id)
+            await unit.environments.put_lock(row.id, TARGET, [], complete=False)
+            await unit.environments.put_lock(row.id, OTHER, [], complete=True)
+        await environment(world, "POST", body={"remove": ["rich"]})
+        await environment(world, "POST", "/rollback", {"version": 1})
+        async with world.authority.store.read() as unit:
+            row = await unit.environments.newest(place.id)
+            assert row.number == 3 and await unit.environments.count_locks(row.id) == MAX_TARGETS
+            assert await unit.environments.lock(row.id, TARGET) is None, "it was not complete"
+
+    async def test_files_are_kept_of_what_is_built_alone(self, world: World) -> None:
+        await environment(world, "POST", body={"add": ["rich"]})
+        await environment(world, "POST", body={"add": ["polars"]})
+        plan = await admission.plan(world.authority, ask(world.hub.users["bob"], "demo"))
+        await environment(world, "POST", body={"add": ["numpy"]})
+        token = world.hub.server_token("bob", plan.server_name)
+        answers = {}
+        for version in (1, 2, 3):  # before the server, the server's, and the current one
+            files = {"version": version, "target": TARGET, "packages": [locked("rich", "14.0")]}
+            async with world.client(token=token) as client:
+                answers[version] = (await client.put("/workspaces/demo/environment/build", json=files)).status_code
+        assert answers == {1: 409, 2: 200, 3: 200}
+        old = {"version": 2, "target": OTHER, "packages": []}
+        assert "nor that of your server" in (await refused(world, "PUT", "/build", old))[1], "ann runs none"
 
     async def test_two_servers_merge_and_the_next_resolves_what_both_asked_for(self, world: World) -> None:
         for who, name in (("ann", "rich"), ("bob", "polars")):

@@ -337,6 +337,19 @@ class TestEnvironments:
             assert await unit.environments.lock(versions[2].id, "a") is None  # older than what is kept
             kept = await unit.environments.nearest_lock(versions[1], "a")
             assert kept is not None and kept.packages == (package,) and not kept.complete
+            assert await unit.environments.using("rich") == [row.id]
+        async with store.write() as unit:
+            other = await unit.workspaces.add("other", "ann")
+            made = await unit.environments.add(other.id, 0, "ann", ["Rich_Click<3"])
+            await unit.environments.put_lock(
+                made.id, "a", [package.model_copy(update={"name": "pygments"})], complete=True
+            )
+        async with store.read() as unit:
+            found = {
+                name: await unit.environments.using(name) for name in ("rich", "rich-click", "pygments", "pyg%", "p")
+            }
+            there = [other.id]
+            assert found == {"rich": [row.id], "rich-click": there, "pygments": there, "pyg%": [], "p": []}
         async with store.write() as unit:
             assert await unit.environments.forget_workspace(row.id) == 3
             assert await unit.environments.number(row.id) == 0

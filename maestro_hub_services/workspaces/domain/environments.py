@@ -27,6 +27,7 @@ from maestro_core.environments import (
 from maestro_core.errors import MaestroError
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import EnvironmentRow, LockRow, Unit, WorkspaceRow
+from maestro_hub_services.store.environments import MAX_TARGETS
 
 from ..authority import Authority
 from ..identity import Caller
@@ -117,8 +118,7 @@ async def roll_back(authority: Authority, caller: Caller, name: str, number: int
             reason=f"back to version {number}",
             python_version=old.python_version,
         )
-        for lock in await environments.locks(old.id):
-            await environments.put_lock(made.id, lock.target, lock.packages, complete=lock.complete)
+        await environments.copy_locks(old.id, made.id)
         await _tell(unit, workspace, caller.name, current, made)
         return await _view(unit, workspace, made)
 
@@ -138,13 +138,22 @@ async def deposit(authority: Authority, caller: Caller, name: str, given: Deposi
     """Keep what a server resolved for its target; the first one stays, and is the answer.
 
     Raises:
-        MaestroError: ``unknown_workspace``, ``forbidden`` for viewers, ``unknown_version``.
+        MaestroError: ``unknown_workspace``, ``forbidden`` for viewers, ``unknown_version``; ``conflict`` for a version
+            that no server of the caller builds, and for more than :data:`MAX_TARGETS` targets.
     """
     async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
         row = await _version(unit, standing.workspace, given.version)
         assert row is not None  # noqa: S101 - a deposit names a version from 1 on
         kept = await unit.environments.lock(row.id, given.target)
         if kept is None or not kept.complete:
+            await _see_built(unit, caller, standing.workspace, row)
+            if kept is None and await unit.environments.count_locks(row.id) >= MAX_TARGETS:
+                raise MaestroError(
+                    "conflict",
+                    f"Version {row.number} of the environment of {standing.workspace.name} has its files for "
+                    f"{MAX_TARGETS} kinds of servers already; start yours from an image that is in use there.",
+                    {"limit": "targets", "value": MAX_TARGETS},
+                )
             await unit.environments.put_lock(row.id, given.target, given.packages, complete=True)
         return await _build(unit, row, given.target)
 
@@ -318,6 +327,26 @@ def _summary(row: EnvironmentRow, targets: tuple[str, ...]) -> EnvironmentSummar
 
 def _shown(packages: Iterable[LockedPackage]) -> tuple[PackageShown, ...]:
     return tuple(PackageShown(name=it.name, version=it.version) for it in packages)
+
+
+async def _see_built(unit: Unit, caller: Caller, workspace: WorkspaceRow, row: EnvironmentRow) -> None:
+    """Whether somebody builds a version now: it is the current one, or was when a running server of theirs began.
+
+    Raises:
+        MaestroError: ``conflict``.
+    """
+    following = await unit.environments.get(workspace.id, row.number + 1)
+    if following is None:
+        return
+    launch_id = await _launch_of(unit, caller, workspace)
+    launch = None if launch_id is None else await unit.launches.get(launch_id)
+    if launch is None or launch.created_at > following.at:
+        raise MaestroError(
+            "conflict",
+            f"Version {row.number} of the environment of {workspace.name} is not the current one, nor that of your "
+            "server; its files are not kept any more.",
+            {"version": row.number},
+        )
 
 
 async def _launch_of(unit: Unit, caller: Caller, workspace: WorkspaceRow) -> str | None:
