@@ -54,10 +54,19 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     return next((found for found in map(_model_in, get_args(annotation)) if found is not None), None)
 
 
+#: pydantic's kinds of what is no number, as people say it
+_NUMBERS = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "write a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "write a number"),
+}
+
+
 def _reason(kind: str, message: str, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"there is no such setting here; known are {', '.join(model.model_fields)}"
     if kind == "missing":
         return "this is required"
+    if kind in _NUMBERS:
+        return _NUMBERS[kind]
     message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:].rstrip(".")

@@ -62,7 +62,7 @@ def format_memory(amount: int) -> str:
 
 def show_memory(amount: float) -> str:
     """For people: ``15.9 GiB``."""
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if amount >= 1024**power:
             return f"{amount / 1024**power:.1f}".removesuffix(".0") + f" {unit}"
     return f"{int(amount)} bytes"

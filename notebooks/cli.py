@@ -350,7 +350,7 @@ def stats(connect: Callable[[], Api], workspace: str | None, json_: bool) -> Non
         return _print_json(shown.model_dump(mode="json"))
     used = "not measured yet" if shown.storage_used is None else show_memory(shown.storage_used)
     limit = "" if shown.storage_limit is None else f" of {show_memory(shown.storage_limit)}"
-    hours = f"{shown.month.cpu:.1f} cpu hours, {shown.month.gpu:.1f} gpu hours"
+    hours = f"{shown.month.cpu:.1f} cpu hours, {shown.month.gpu:.1f} GPU hours"
     _say(f"{shown.workspace}: files {used}{limit}; this month {hours}")
     rows = [[one.session_id, one.user, one.status, *_usage(one), one.ends_reason or ""] for one in shown.launches]
     _table(["session", "user", "status", "cpu", "memory", "works", "ends because"], rows)

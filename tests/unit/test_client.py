@@ -437,7 +437,7 @@ def test_usage_is_shown(signed_in: Service) -> None:
     used = {"workspace": "demo", "storage_used": 1024**2, "storage_limit": 1024**3, "launches": [one, other]}
     signed_in.on("GET", "/workspaces/demo/usage", (200, {**used, "month": {"cpu": 1.25, "gpu": 0}}))
     printed = run("stats", "demo").stdout
-    assert "files 1 MiB of 1 GiB; this month 1.2 cpu hours, 0.0 gpu hours" in printed
+    assert "files 1 MiB of 1 GiB; this month 1.2 cpu hours, 0.0 GPU hours" in printed
     assert "0.75 of 2" in printed and "1 GiB of 4 GiB" in printed and "idle" in printed
     assert json.loads(run("stats", "demo", "--json").stdout)["launches"][1]["ends_reason"] == "idle"
 

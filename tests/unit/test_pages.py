@@ -697,6 +697,15 @@ async def test_a_form_sends_nobody_to_another_site(world: World) -> None:
             assert answer.headers["location"].startswith(f"{PREFIX}w/")
 
 
+async def test_the_page_of_an_archived_workspace_says_so_and_opens_nothing(world: World) -> None:
+    world.desk.views = [workspace("demo", archived_at=NOW)]
+    browser = await world.sign_in("ann", USE, MANAGE, ADMIN)
+    await browser.get("w/demo")
+    assert "Archived on 2026-11-24: no server starts here until an owner or an admin restores it" in browser.text()
+    assert "Open" not in [tag.get_text(strip=True) for tag in browser.page.find_all("a")]
+    assert browser.page.find("summary", string="Archive this workspace") is None
+
+
 # Quotas
 
 

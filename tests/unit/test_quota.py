@@ -258,3 +258,17 @@ def test_a_figure_is_written_as_the_file_writes_it() -> None:
     assert parse_figure("everyone", "max_gpu_hours_per_month", "0.5") == 0.5
     for level in LEVELS:
         assert parse_figure(level, "max_concurrent_notebooks", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "told"),
+    [
+        ("max_concurrent_notebooks", "abc", "max_concurrent_notebooks: write a whole number."),
+        ("max_concurrent_notebooks", 1.5, "max_concurrent_notebooks: write a whole number."),
+        ("max_gpu_hours_per_month", "abc", "max_gpu_hours_per_month: write a number."),
+    ],
+)
+def test_a_figure_that_is_no_number_is_refused_in_plain_words(limit: str, value: object, told: str) -> None:
+    with pytest.raises(MaestroError) as caught:
+        parse_figure("everyone", limit, value)
+    assert caught.value.message == told

@@ -111,6 +111,17 @@ async def test_a_link_fills_the_form_in_and_asks_nothing(world: World) -> None:
     assert ann.page.find("form", action=lambda action: action and "approve" in action) is None
 
 
+async def test_the_personal_workspace_is_called_that_where_a_package_is_asked_for(world: World) -> None:
+    ann = Browser(world, "ann")
+    await ann.get("")  # makes the personal workspace
+    await ann.get("requests")
+    offered = {tag.get_text(): tag["value"] for tag in ann.page.find(id="ask-workspace").find_all("option")}
+    assert offered["demo"] == "demo" and offered["Personal workspace"].startswith("u-ann-")
+    await ann.send("requests", workspace=offered["Personal workspace"], package="tensorflow")
+    await ann.get("requests")
+    assert "Personal workspace" in ann.page.find(id="mine").find("td", attrs={"data-title": "Workspace"}).get_text()
+
+
 async def test_what_needs_no_approval_and_what_is_blocked_are_said(world: World) -> None:
     ann = Browser(world, "ann")
     await ann.get("requests")

@@ -61,6 +61,10 @@ class TestMemory:
         number, unit = show_memory(amount).split(" ")
         assert unit in ("MiB", "GiB", "TiB") and 0 <= float(number) < 1024.1 and len(number.partition(".")[2]) <= 1
 
+    @pytest.mark.parametrize(("amount", "shown"), [(0, "0 bytes"), (1000, "1000 bytes"), (12288, "12 KiB")])
+    def test_people_see_what_a_small_folder_takes(self, amount: int, shown: str) -> None:
+        assert show_memory(amount) == shown
+
 
 class TestCpuAndGpu:
     @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class RequestsPage(Page):
             here="packages",
             mine=[self._row(one) for one in mine],
             waiting=[self._row(one) for one in waiting],
-            workspaces=[view.name for view in workspaces],
+            workspaces={view.name: views.title(view) for view in workspaces},
             draft=draft,
             max_reason=MAX_REASON,
         )

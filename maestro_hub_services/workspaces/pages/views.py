@@ -236,8 +236,10 @@ def servers_sentence(servers: ServersShown) -> str:
 
 
 def standing(view: WorkspaceView) -> str:
-    """``You are owner, 0 of 3 servers``; for an admin who is no member, that they are none."""
-    role = f"You are {view.role.value}" if view.role else "You are no member"
+    """``You are owner, 0 of 3 servers``; for an admin who is no member, that they are none; archived, that it is."""
+    if view.archived_at is not None:
+        return f"Archived on {view.archived_at:%Y-%m-%d}: no server starts here until an owner or an admin restores it"
+    role = f"You are {view.role.value}" if view.role else "You are not a member"
     return f"{role}, {servers_sentence(view.servers)}"
 
 
@@ -270,7 +272,7 @@ def cards(views: Iterable[WorkspaceView], launches: Sequence[LaunchView], person
 def _card(view: WorkspaceView, servers: tuple[Server, ...], person: Person, links: Links) -> Card:
     return Card(
         name=view.name,
-        title=_title(view),
+        title=title(view),
         description=view.description,
         standing=standing(view),
         read_only=_read_only(view.role),
@@ -306,7 +308,7 @@ def workspace_page(
     servers = _own_servers(view, launches, person, links)
     return WorkspacePage(
         name=view.name,
-        title=_title(view),
+        title=title(view),
         description=view.description,
         personal=view.personal,
         standing=standing(view),
@@ -319,7 +321,7 @@ def workspace_page(
         limits_problem=limits.message if isinstance(limits, MaestroError) else None,
         may_change=may(view.role, "change") or person.admin,
         may_manage=not view.personal and (may(view.role, "manage_members") or person.admin),
-        may_archive=not view.personal and (may(view.role, "archive") or person.admin),
+        may_archive=not view.personal and view.archived_at is None and (may(view.role, "archive") or person.admin),
     )
 
 
@@ -474,7 +476,8 @@ def _rules(settings: WorkspaceSettings) -> list[RuleSpec]:
     return [*(settings.security.blocked_packages or ()), *(settings.security.approval_required or ())]
 
 
-def _title(view: WorkspaceView) -> str:
+def title(view: WorkspaceView) -> str:
+    """What people call a workspace: its name, but their personal one is that to them."""
     return PERSONAL_TITLE if view.personal and view.role else view.name
 
 
@@ -497,13 +500,16 @@ def _overall(servers: Sequence[Server]) -> Status:
 
 
 def _open(view: WorkspaceView, servers: Sequence[Server], person: Person, links: Links) -> Action | None:
-    """To the running server, else to the progress of the starting one, else to the form; nothing for no member."""
+    """To the running server, else to the progress of the starting one, else to the form.
+
+    Nothing for no member, and where it is archived.
+    """
     for one in servers:
         if one.status is RUNNING:
             return Action("Open", one.href)
     if servers:
         return Action("Show progress", servers[0].href)
-    if view.role is None:
+    if view.role is None or view.archived_at is not None:
         return None
     return Action("Open", links.spawn(person.name, "" if view.personal else view.name))
 
