@@ -54,10 +54,17 @@ EVENTS: dict[str, EventKind] = {
         "An admin took back a quota of runtime: `maestro.yaml` counts again.", ("level", "name", "limit", "was")
     ),
     "package_requested": EventKind(
-        "Somebody asked for a package that the policy holds back.", ("request_id", "package", "reason")
+        "Somebody asked for a package that the policy holds back. Repeats are counted, as those of `launch_refused`.",
+        ("request_id", "package", "reason"),
     ),
-    "package_refused": EventKind("Somebody asked for a package that the policy blocks.", ("package", "rule")),
-    "package_request_withdrawn": EventKind("Somebody asks for a package no longer.", ("request_id", "package")),
+    "package_refused": EventKind(
+        "Somebody asked for a package that the policy blocks. Repeats are counted, as those of `launch_refused`.",
+        ("package", "rule"),
+    ),
+    "package_request_withdrawn": EventKind(
+        "Somebody asks for a package no longer. Repeats are counted, as those of `launch_refused`.",
+        ("request_id", "package"),
+    ),
     "package_approved": EventKind(
         "A request was approved; `rules` are what installs from now on.",
         ("request_id", "package", "rules", "everywhere", "until", "reason"),

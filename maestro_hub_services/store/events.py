@@ -71,26 +71,29 @@ class EventRepository:
         """
         await self._insert(kind, actor, workspace_id, launch_id, user, check_event(kind, fields), None)
 
-    async def count_up(self, kind: str, actor: str, *, user: str, **fields: Any) -> None:
+    async def count_up(
+        self, kind: str, actor: str, *, user: str, workspace_id: str | None = None, **fields: Any
+    ) -> None:
         """Add an event that one person can cause in a loop, or count it on one that is younger than :data:`FOLD`.
 
-        The same is what has the same fields. A person leaves :data:`DIFFERENT` events of a kind in that time, and one
-        more that counts all others, whatever they are. The caller holds a write transaction.
+        The same is what has the same fields, in the same workspace. A person leaves :data:`DIFFERENT` events of a kind
+        in that time, and one more that counts all others, whatever and wherever they are. The caller holds a write
+        transaction.
 
         Raises:
             KeyError: as :meth:`append`.
         """
         checked = check_event(kind, fields)
-        same = _hash(kind, actor, user, checked)
+        same = _hash(kind, actor, user, workspace_id, checked)
         if await self._again(same, checked):
             return
         mine = and_(event.c.user == user, event.c.kind == kind, event.c.at > now() - FOLD)
         found = (await self._db.execute(select(func.count()).select_from(event).where(mine))).scalar_one()
         if found >= DIFFERENT:
-            same = _hash(kind, actor, user, "others")
+            same, workspace_id = _hash(kind, actor, user, "others"), None
             if await self._again(same, checked):
                 return
-        await self._insert(kind, actor, None, None, user, checked, same)
+        await self._insert(kind, actor, workspace_id, None, user, checked, same)
 
     async def _again(self, same: str, fields: dict[str, Any]) -> bool:
         young = and_(event.c.same == same, event.c.at > now() - FOLD)

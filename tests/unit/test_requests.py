@@ -29,6 +29,7 @@ from maestro_core.requests import (
     approved_versions,
     major_range,
 )
+from maestro_hub_services.store.events import DIFFERENT
 from maestro_hub_services.workspaces.domain.packages import overlap
 from notebooks.cli import main as cli
 from tests.workspaces_kit import POLICY_TEXT, World, running_world
@@ -119,6 +120,24 @@ class TestAsking:
         assert (answer["status"], answer["error"]["code"]) == (403, "package_blocked")
         assert "requests is blocked by the global policy (rule requests): use our client." in answer["error"]["message"]
         assert await team.events("package_refused") == ["package_refused"]
+
+    async def test_a_loop_of_questions_is_counted_on_few_events(self, team: Team) -> None:
+        for number in range(DIFFERENT + 3):
+            await team.ask(package="requests")
+            await team.ask("bob", reason=f"reason {number}")
+        await team.ask(package="requests", workspace="other")
+        async with team.world.authority.store.read() as unit:
+            other, refused = await unit.events.latest(kinds=("package_refused",))
+            asked = await unit.events.latest(kinds=("package_requested",))
+            places = [(await unit.workspaces.by_name(name)).id for name in ("demo", "other")]
+        assert (refused.count, refused.workspace_id, refused.fields["package"]) == (
+            DIFFERENT + 3,
+            places[0],
+            "requests",
+        )
+        assert (other.count, other.workspace_id) == (1, places[1])
+        assert [one.count for one in asked] == [3] + [1] * DIFFERENT
+        assert (asked[0].workspace_id, asked[1].workspace_id) == (None, places[0])
 
     async def test_what_is_held_back_becomes_a_request(self, team: Team) -> None:
         answer = await team.ask(version="2.16.1", reason="For the\n demo")
@@ -302,7 +321,7 @@ class TestDeciding:
 
     async def test_an_approval_means_what_the_reviewer_has_seen(self, team: Team) -> None:
         made = (await team.ask(version=">=0.1"))["request"]["request_id"]
-        await team.facts(made, ("tensorflow", "2.16.1"), ("keras", "3.4"))
+        await team.facts(made, ("tensorflow", "2.16.1"), ("keras", "3.4"), checked_at=ago(minutes=2))
         review = (await team.call("kim", "GET", f"/requests/{made}")).json()["review"]
         seen = review["facts"]["checked_at"]
         assert (await team.call("ann", "POST", "/workspaces/demo/packages/clear-cache")).status_code == 200

@@ -55,7 +55,7 @@ async def ask(authority: Authority, caller: Caller, workspace: str, asked: Packa
         elif verdict.action is Action.ASK:
             row = await _join(unit, caller, place, asked, verdict)
         elif verdict.action is Action.BLOCK:
-            await unit.events.append(
+            await unit.events.count_up(
                 "package_refused",
                 caller.name,
                 workspace_id=place.id,
@@ -138,7 +138,7 @@ async def _join(unit: Unit, caller: Caller, place: WorkspaceRow, asked: PackageA
             place.id, asked.package, asked.channel, asked.version, rule=verdict.rule, sentence=verdict.reason[:1000]
         )
     await unit.requests.join(row.id, user.name, user.created, asked.version, asked.reason)
-    await unit.events.append(
+    await unit.events.count_up(
         "package_requested",
         user.name,
         workspace_id=place.id,
@@ -301,7 +301,7 @@ async def withdraw(authority: Authority, caller: Caller, request_id: str) -> Non
             await unit.requests.leave(row.id, user.name, user.created)
         else:  # the last one stays on it, so that it is still theirs to see
             await unit.requests.decide(row.id, "withdrawn", caller.name, "")
-        await unit.events.append(
+        await unit.events.count_up(
             "package_request_withdrawn",
             user.name,
             workspace_id=row.workspace_id,
