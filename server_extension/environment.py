@@ -61,6 +61,8 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         "UV_CACHE_DIR": str(launch.uv_cache),
         # It would print the address that kernels use; the magics print the browser's.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": environ.get("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+        # MLflow would report to its makers what notebooks use; whoever wants that says so in the image.
+        "MLFLOW_DISABLE_TELEMETRY": environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
         # MLflow looks for running servers there, and would ask them with the token in the URL.
         "JUPYTER_RUNTIME_DIR": str(launch.private / "kernel-runtime"),
         # IPython's profile and history, and caches

@@ -132,6 +132,14 @@ def test_only_kernels_and_terminals_get_the_environments_programs(prepared: Laun
     assert not {"PATH", "VIRTUAL_ENV"} & set(start.server_variables(prepared, environ))
 
 
+def test_notebooks_report_nothing_to_mlflows_makers_unless_the_image_says_so(
+    prepared: Launch, environ: dict[str, str]
+) -> None:
+    assert environment.kernel_variables(prepared, environ)["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    wanted = environment.kernel_variables(prepared, {**environ, "MLFLOW_DISABLE_TELEMETRY": "false"})
+    assert wanted["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
 def test_a_workspaces_own_variables_are_the_kernels_and_terminals_alone(
     prepared: Launch, environ: dict[str, str]
 ) -> None:
