@@ -3,7 +3,7 @@
 Written in the API's JSON or in a YAML file of either form that the project began with:
 
 - ``resources`` (cpu, memory, gpu, gpu_type, disk), ``environment`` (``python_version``, ``jupyter_version``, and every
-  other key a variable of kernels), ``packages``, ``security`` (channels and lists of packages);
+  other key a variable of kernels), ``packages``, ``security`` (channels and lists of packages), ``experiment``;
 - ``package_management``: the same as ``security``.
 """
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from .environment import check_environment
 from .errors import MaestroError
+from .experiments import check_experiment
 from .packages import PackagePolicy, normal_name
 from .resources import Cpu, Gpu, GpuType, Memory, Resources, format_memory, show_memory
 
@@ -114,6 +115,7 @@ class WorkspaceSettings(BaseModel):
     Attributes:
         packages: what the workspace's environment is to have: names, maybe with versions and extras.
         security: channels and lists of packages, over those of ``maestro.yaml``; can only tighten them.
+        experiment: the linked MLflow experiment, where runs go when a launch names none; None: that of its own name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,6 +124,7 @@ class WorkspaceSettings(BaseModel):
     environment: WorkspaceEnvironment | None = None
     packages: tuple[str, ...] | None = Field(default=None, max_length=MAX_PACKAGES)
     security: PackagePolicy | None = None
+    experiment: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +165,11 @@ class WorkspaceSettings(BaseModel):
             raise ValueError("who decides about packages is set in maestro.yaml alone; leave reviewers out")
         return value
 
+    @field_validator("experiment", mode="before")
+    @classmethod
+    def _experiment(cls, value: Any) -> str | None:
+        return None if value is None else check_link(value)
+
     @property
     def variables(self) -> dict[str, str]:
         """The variables of kernels and terminals."""
@@ -193,6 +201,19 @@ class WorkspaceSettings(BaseModel):
 
 SECTIONS = tuple(WorkspaceSettings.model_fields)
 _NOTHING = WorkspaceSettings()
+
+
+def check_link(experiment: Any) -> str:
+    """The name of an experiment that a workspace may be linked to.
+
+    Raises:
+        MaestroError: ``invalid_name``: MLflow takes no such name.
+        ValueError: it is a number, as MLflow's ids are, and would make another experiment beside the one meant.
+    """
+    name = check_experiment(experiment)
+    if name.isdigit():
+        raise ValueError(f"{name[:40]} reads like the number that MLflow gave an experiment; link it by its name")
+    return name
 
 
 def check_requirement(entry: Any) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_valid
 from .errors import MaestroError
 from .names import check_group_name, check_name, check_new_workspace_name, check_user_name
 from .roles import Role, parse_role
-from .workspace_settings import WorkspaceSettings
+from .workspace_settings import WorkspaceSettings, check_link
 
 MAX_DESCRIPTION = 1000
 
@@ -139,6 +139,23 @@ class WorkspaceChange(WorkspaceSettings):
             raise MaestroError("invalid_request", "Nothing to change was named; name a description or a section.")
 
 
+class ExperimentLink(BaseModel):
+    """The body that links a workspace to an experiment: where its runs go when a launch names none.
+
+    Attributes:
+        experiment_id: the experiment's name; it is made with its first run, if it is not there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment_id: str
+
+    @field_validator("experiment_id", mode="before")
+    @classmethod
+    def _experiment(cls, value: Any) -> str:
+        return check_link(value)
+
+
 class ServersShown(BaseModel):
     """How many of a person's servers run or start, and the limit (None: none)."""
 
@@ -154,7 +171,7 @@ class WorkspaceView(BaseModel):
         role: the person's own role there (for an admin who is no member: None).
         servers: the person's running and starting servers over everything, and their limit.
         launches: ids of the person's own launches in this workspace that run or start.
-        settings: its amounts, disk, environment, packages and rules.
+        settings: its amounts, disk, environment, packages, rules and linked experiment.
         archived_at: since when it takes no launches; purge_from: from when on it may be purged. None: it is open.
         purging: whether its data is being removed.
     """

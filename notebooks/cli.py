@@ -20,6 +20,7 @@ from maestro_core.usage import LaunchUsage
 
 from .api import Api
 from .cli_environments import COMMANDS as ENVIRONMENTS
+from .cli_metadata import COMMANDS as METADATA
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
 from .cli_versions import version
@@ -223,11 +224,17 @@ def list_(connect: Callable[[], Api], archived: bool, json_: bool) -> None:
 @click.argument("workspace")
 @click.option("--description", default="", metavar="TEXT", help="A sentence for the workspace's card.")
 @click.option("--config", metavar="FILE", help="Its YAML: resources, environment, packages, security, members.")
+@click.option("--experiment", metavar="E", help="Link it to an MLflow experiment, as 'maestro link' does.")
 @as_json
 @click.pass_obj
-def create(connect: Callable[[], Api], workspace: str, description: str, config: str | None, json_: bool) -> None:
+def create(
+    connect: Callable[[], Api], workspace: str, description: str, config: str | None, experiment: str | None,
+    json_: bool,
+) -> None:  # fmt: skip
     """Create a workspace; you are its owner."""
-    settings = read_workspace_file(config, workspace) if config else None
+    settings = read_workspace_file(config, workspace) if config else {}
+    if experiment is not None:
+        settings["experiment"] = experiment
     made = WorkspaceManager(api=connect()).create_workspace(workspace, description, settings=settings)
     if json_:
         return _print_json(_workspace_json(made))
@@ -627,7 +634,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, security_scan, version, *REQUESTS, *ENVIRONMENTS):
+for _command in (advisories, security_scan, version, *METADATA, *REQUESTS, *ENVIRONMENTS):
     main.add_command(_command)
 
 

@@ -90,8 +90,8 @@ class WorkspaceManager:
             name: a letter first, then a-z, 0-9 and single hyphens, at most 30.
             description: a sentence for the card.
             owner: must be oneself, when given.
-            settings: resources, environment, packages, security, members, template: as in a workspace's YAML
-                (:func:`read_workspace_file`).
+            settings: resources, environment, packages, security, experiment, members, template: as in a
+                workspace's YAML (:func:`read_workspace_file`).
 
         Raises:
             MaestroError: ``invalid_name``, ``name_taken``, or ``forbidden`` for another owner; what is wrong with the
@@ -111,12 +111,24 @@ class WorkspaceManager:
 
     def change_workspace(self, workspace_id: str, **sections: Any) -> Workspace:
         """Replace sections of a workspace: ``description``, ``template``, ``resources``, ``environment``, ``packages``,
-        ``security``; None empties one. Counts for the next launch.
+        ``security``, ``experiment``; None empties one. Counts for the next launch.
 
         Raises:
             MaestroError: ``forbidden``, ``invalid_request``, ``profile_closed``, ``quota_exceeded``.
         """
         return Workspace.from_api(self._api.patch(f"/workspaces/{segment(workspace_id)}", sections))
+
+    def link_experiment(self, workspace_id: str, experiment: str) -> Workspace:
+        """Link a workspace to an MLflow experiment: runs go there when a launch names none. Counts for the next launch.
+
+        Args:
+            experiment: its name; it is made with its first run, if it is not there.
+
+        Raises:
+            MaestroError: ``forbidden`` (owners link), ``invalid_name``, ``invalid_request``.
+        """
+        place = f"/workspaces/{segment(workspace_id)}/experiments"
+        return Workspace.from_api(self._api.post(place, {"experiment_id": experiment}))
 
     def archived(self) -> list[Workspace]:
         """The archived workspaces of which one is owner."""

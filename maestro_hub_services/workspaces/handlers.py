@@ -108,6 +108,10 @@ async def change_workspace(call: Call) -> WorkspaceView:
     return await workspaces.change_workspace(call.authority, call.caller, call.path["workspace"], call.body)
 
 
+async def link_experiment(call: Call) -> WorkspaceView:
+    return await workspaces.link_experiment(call.authority, call.caller, call.path["workspace"], call.body)
+
+
 async def archive_workspace(call: Call) -> None:
     await lifecycle.archive_workspace(call.authority, call.caller, call.path["workspace"])
 

@@ -60,6 +60,7 @@ from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     EndedLaunches,
     EndedQuestion,
+    ExperimentLink,
     LimitList,
     Me,
     Member,
@@ -136,6 +137,8 @@ ROUTES: tuple[Route, ...] = (
           "to see how far it is", statuses=(200, 202)),
     Route("POST", W + "/transfer", MANAGE, do.transfer_workspace, Member,
           "Make somebody else owner in my place (owners)", Transfer),
+    Route("POST", W + "/experiments", MANAGE, do.link_experiment, WorkspaceView,
+          "Link it to an MLflow experiment: runs go there when a launch names none (owners)", ExperimentLink),
     Route("GET", W + "/usage", USE, do.workspace_usage, WorkspaceUsage, "Its storage, its servers, hours this month"),
     Route("GET", M, USE, do.list_members, MemberList, "Its members"),
     Route("PUT", M, MANAGE, do.put_member, Member, "Add a member or change their role (owners)", MemberSpec,

@@ -31,6 +31,9 @@ LAUNCH = {
     "created_at": "2026-01-01T00:00:00Z",
 }
 
+#: as the client reaches it
+MLFLOW = "/services/mlflow/api/2.0/mlflow"
+
 
 class Service:
     """A scripted service: answers by (method, path) in order, and remembers what it was asked."""
@@ -451,6 +454,54 @@ def test_sections_of_a_workspace_are_changed(signed_in: Service) -> None:
     signed_in.on("PATCH", "/workspaces/demo", (200, SHOWN))
     WorkspaceManager().change_workspace("demo", packages=["numpy"], security=None)
     assert asked(signed_in) == [("PATCH", "/workspaces/demo", {"packages": ["numpy"], "security": None})]
+
+
+def test_a_workspace_is_linked_to_an_experiment(signed_in: Service) -> None:
+    signed_in.on("POST", "/workspaces/demo/experiments", (200, SHOWN))
+    signed_in.on("POST", "/workspaces", (201, SHOWN))
+    assert "go to the experiment exp-123 now" in run("link", "demo", "exp-123").stdout
+    assert run("create", "demo", "--experiment", "exp-123").exit_code == 0
+    assert asked(signed_in) == [
+        ("POST", "/workspaces/demo/experiments", {"experiment_id": "exp-123"}),
+        ("POST", "/workspaces", {"name": "demo", "description": "", "experiment": "exp-123"}),
+    ]
+
+
+def test_what_is_kept_about_a_workspace_is_shown_and_exported(signed_in: Service) -> None:
+    place, day = "/workspaces/demo", "2026-01-0{}T08:00:00Z"
+    settings = {"experiment": "exp-123", "packages": ["numpy"]}
+    member = {"kind": "user", "name": "ann", "role": "owner", "added_by": "ann", "added_at": day.format(1)}
+    version = {"version": 1, "parent": 0, "author": "ann", "at": day.format(2), "requirements": ["numpy"]}
+    saved = {"path": "a.ipynb", "author": "bob", "launch_id": "l1", "cells": 3, "size": 99}
+    notebooks = [
+        {**saved, "address": "b" * 64, "saved_at": day.format(4)},
+        {**saved, "address": "a" * 64, "saved_at": day.format(3), "author": "ann"},
+    ]
+    packages = [{"name": "numpy", "version": "2.3.1"}]
+    signed_in.on("GET", place, (200, {**SHOWN, "settings": settings}))
+    signed_in.on("GET", f"{place}/members", (200, {"members": [member]}))
+    environment = {**version, "workspace": "demo", "current": 1, "packages": packages}
+    signed_in.on("GET", f"{place}/environment", (200, environment))
+    signed_in.on("GET", f"{place}/environment/history", (200, {"workspace": "demo", "versions": [version]}))
+    signed_in.on("GET", f"{place}/usage", (200, {"workspace": "demo", "month": {"cpu": 1.25, "gpu": 0}}))
+    signed_in.on("GET", f"{place}/snapshots?limit=1000", (200, {"snapshots": notebooks}))
+    run_of_b = {"info": {"run_name": "first"}, "data": {"tags": [{"key": "maestro.snapshot", "value": "b" * 64}]}}
+    signed_in.on("POST", f"{MLFLOW}/experiments/search", (200, {"experiments": [{"experiment_id": "1"}]}))
+    signed_in.on("POST", f"{MLFLOW}/runs/search", (200, {"runs": [run_of_b]}))
+
+    found = json.loads(run("export", "demo", "--format=json").stdout)
+    assert found == json.loads(run("metadata", "demo", "--json").stdout)
+    assert (found["experiment"], found["settings"]) == ("exp-123", settings)
+    assert found["workspace"]["modified_at"].startswith("2026-01-04T08:00:00")
+    assert [one["name"] for one in found["members"]] == ["ann"]
+    assert found["environment"]["packages"] == packages and len(found["environment_history"]) == 1
+    assert found["usage"]["month"]["cpu"] == 1.25
+    assert [one["runs"] for one in found["notebooks"]] == [["first"], []]
+    printed = run("metadata", "demo").stdout
+    for words in ("exp-123", "ann (owner)", "numpy 2.3.1", "1.2 cpu hours"):
+        assert words in printed
+    assert printed.splitlines()[-1].split() == ["a.ipynb", "2", "1", "2026-01-04", "08:00", "bob"]
+    assert run("export", "demo", "--format=csv").exit_code != 0
 
 
 def test_other_peoples_words_cannot_drive_the_terminal(signed_in: Service) -> None:

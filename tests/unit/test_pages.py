@@ -928,12 +928,13 @@ async def test_what_a_workspace_is_set_up_with_is_shown(world: World) -> None:
         "environment": {"python_version": "3.11", "MY_NOTE": HOSTILE},
         "packages": ["numpy<3"],
         "security": {"blocked_packages": ["aiohttp"]},
+        "experiment": "exp-123",
     }
     world.desk.views = [workspace("demo", settings=WorkspaceSettings.model_validate(settings))]
     browser = await world.sign_in()
     await browser.get("w/demo")
     text = browser.text()
-    for shown in ("4 cpu, 8 GiB; disk 20 GiB", "3.11", "numpy<3", "aiohttp"):
+    for shown in ("4 cpu, 8 GiB; disk 20 GiB", "3.11", "numpy<3", "aiohttp", "exp-123"):
         assert shown in text
     assert browser.page.find("img", src="x") is None
 

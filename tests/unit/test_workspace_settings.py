@@ -90,6 +90,12 @@ class TestTheFormsOfYaml:
         settings = read(text)
         assert WorkspaceSettings.read(settings.stored()) == settings
 
+    def test_a_linked_experiment_stays_and_can_be_let_go(self) -> None:
+        linked = read_model(WorkspaceSettings, {"experiment": "exp-123"})
+        assert linked.stored() == {"experiment": "exp-123"}
+        assert linked.changed({"packages": ("numpy",)}).experiment == "exp-123"
+        assert linked.changed({"experiment": None}).stored() == {}
+
     def test_nothing_is_stored_as_nothing(self) -> None:
         assert WorkspaceSettings().stored() == {}
         assert WorkspaceSettings.read(None) == WorkspaceSettings.read({}) == WorkspaceSettings()
@@ -113,6 +119,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"resources": {"cpu": "lots"}}, "'lots'"),
     ({"resources": {"disk": "-1"}}, "'-1'"),
     ({"resources": {"gpu_type": "{evil}"}}, "gpu type"),
+    ({"experiment": ""}, "MLflow experiment"),
+    ({"experiment": 3}, "MLflow experiment"),
+    ({"experiment": "12"}, "link it by its name"),
     ({"ressources": {}}, "ressources: there is no such setting"),
 ]
 

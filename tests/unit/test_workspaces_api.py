@@ -159,6 +159,29 @@ class TestWorkspaces:
         assert error(foreign) == error(missing) == (404, "unknown_workspace")
         assert foreign.text.replace("demo", "mode") == missing.text
 
+    async def test_owners_link_an_experiment_for_launches_that_name_none(self, world: World) -> None:
+        await make_demo(world, {"user": "bob", "role": "editor"}, {"user": "eve", "role": "viewer"})
+        link, place = {"experiment_id": "exp-123"}, "/workspaces/demo/experiments"
+        assert error(await call(world, "bob", "POST", place, link)) == (403, "forbidden")
+        assert error(await call(world, "ann", "POST", place, {"experiment_id": " "})) == (400, "invalid_name")
+        assert error(await call(world, "ann", "POST", place, {"experiment_id": "7"})) == (400, "invalid_request")
+        linked = await call(world, "ann", "POST", place, link)
+        assert (linked.status_code, linked.json()["settings"]) == (200, {"experiment": "exp-123"})
+
+        async def runs_go_to(who: str, **ask: str) -> str:
+            answer = await call(world, who, "POST", "/launches", {"workspace": "demo", **ask})
+            return str(answer.json()["mlflow_experiment"])
+
+        assert await runs_go_to("bob") == "exp-123"
+        assert await runs_go_to("ann", mlflow_experiment="mine") == "mine"
+        assert await runs_go_to("eve") == "from-demo"  # a viewer writes nothing here, whatever is linked
+        assert (await call(world, "ann", "PATCH", "/workspaces/demo", {"experiment": None})).json()["settings"] == {}
+
+    async def test_a_workspace_is_made_with_its_experiment(self, world: World) -> None:
+        await call(world, "ann", "POST", "/workspaces", {"name": "demo", "experiment": "exp-123"})
+        launch = (await call(world, "ann", "POST", "/launches", {"workspace": "demo"})).json()
+        assert launch["mlflow_experiment"] == "exp-123"
+
     async def test_owners_change_and_archive(self, world: World) -> None:
         await make_demo(world, {"user": "bob", "role": "editor"})
         change = {"description": "Churn, Q3"}

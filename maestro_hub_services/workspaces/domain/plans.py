@@ -40,7 +40,8 @@ def experiment_of(ask: SpawnAsk, workspace: WorkspaceRow, role: Role) -> str:
     """The experiment of a launch's runs; a viewer's is fixed, and lies in their personal workspace."""
     if not role.covers(Role.EDITOR):
         return viewer_experiment(workspace.name)
-    return ask.mlflow_experiment or default_experiment(workspace.name)
+    linked = WorkspaceSettings.read(workspace.settings).experiment
+    return ask.mlflow_experiment or linked or default_experiment(workspace.name)
 
 
 def template_of(ask: SpawnAsk, workspace: WorkspaceRow, role: Role) -> str | None:

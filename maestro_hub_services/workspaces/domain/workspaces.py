@@ -12,6 +12,7 @@ from maestro_core.quota import limits_for
 from maestro_core.roles import Role, may
 from maestro_core.workspace_settings import SECTIONS, WorkspaceSettings, check_disk
 from maestro_core.workspaces import (
+    ExperimentLink,
     MemberSpec,
     ServersShown,
     UserRef,
@@ -140,6 +141,15 @@ async def change_workspace(authority: Authority, caller: Caller, name: str, chan
         await follow_settings(unit, workspace, caller.name, before, after)
         await unit.events.append("workspace_changed", caller.name, workspace_id=workspace.id, fields=sorted(named))
     return await view_workspace(authority, caller, name)
+
+
+async def link_experiment(authority: Authority, caller: Caller, name: str, link: ExperimentLink) -> WorkspaceView:
+    """Have the runs of launches that name no experiment go to this one. Counts for the next launch.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``forbidden``.
+    """
+    return await change_workspace(authority, caller, name, WorkspaceChange(experiment=link.experiment_id))
 
 
 def _check_offered(authority: Authority, user: UserRef, spec: WorkspaceSpec | WorkspaceChange) -> None:

@@ -466,6 +466,7 @@ def set_up(view: WorkspaceView) -> list[tuple[str, str]]:
         "Packages asked for": ", ".join(settings.packages or ()),
         "Packages held back": ", ".join(rule.package for rule in _rules(settings)),
         "Notebook that opens": view.template or "",
+        "Linked experiment": settings.experiment or "",
     }
     return [(title, value) for title, value in rows.items() if value]
 
