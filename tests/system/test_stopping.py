@@ -25,6 +25,13 @@ def servers(maestro: Maestro, person: Person) -> dict[str, Any]:
     return dict(maestro.admin.hub("GET", f"users/{person.name}").json()["servers"])
 
 
+def counting(person: Person) -> set[str]:
+    """The servers whose launches count against the person's limits, as Maestro knows them."""
+    answer = person.api().get("launches")
+    assert answer.is_success, answer.text
+    return {launch["server_name"] for launch in answer.json()["launches"]}
+
+
 def start_personal(maestro: Maestro, person: Person) -> None:
     """Start the unnamed server and wait until it is ready."""
     answer = person.api().post("launches", json={"workspace": "personal"})
@@ -50,6 +57,7 @@ def test_the_stop_button_of_a_starting_server_stops_that_server(maestro: Maestro
     expect(button).to_be_visible(timeout=30_000)
     button.click()
     until(lambda: "nina-lab" not in servers(maestro, nina), 60, "the starting server goes on")
+    until(lambda: "nina-lab" not in counting(nina), 30, "its reservation is left behind")
     assert servers(maestro, nina)[""]["ready"], "the personal one is left alone"
 
 
