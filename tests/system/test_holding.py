@@ -121,7 +121,7 @@ class Late:
 
 
 class TestARaceThroughTheHub:
-    def test_sixteen_starts_of_one_person_at_limit_three_admit_three(self, house: LightHouse) -> None:
+    def test_fifty_starts_of_one_person_at_limit_three_admit_three(self, house: LightHouse) -> None:
         """By Maestro's API and by the Hub's own, at the same moment; the Hub has no limit of its own here."""
         token = house.token("rae")
         maestro, hub = house.api(token), house.hub(token)
@@ -132,16 +132,18 @@ class TestARaceThroughTheHub:
                 return maestro.post("launches", json={"workspace": "personal", "server_name": f"s{number}"})
             return hub.post(f"users/rae/servers/s{number}", json={"user_options": {"workspace": "personal"}})
 
-        with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(start, range(16)))
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(start, range(50)))
         try:
-            assert Counter(answer.status_code // 100 for answer in answers) == {2: 3, 4: 13}
             refused = [answer.text for answer in answers if answer.status_code >= 400]
             assert all("max_concurrent_notebooks 3, set for everyone" in text for text in refused), refused
-            assert len(in_use(maestro)) == 3
+            early = sum(answer.status_code == 202 for answer in answers)  # a busy Hub: asked about later, refused then
+            assert len(refused) + early >= 47, Counter(answer.status_code for answer in answers)
+            until(lambda: sum(event.count for event in house.refusals("rae")) >= 47, 30, "not all are decided")
             events = house.refusals("rae")
-            assert sum(event.count for event in events) == 13
+            assert sum(event.count for event in events) == 47
             assert {event.fields["limit"] for event in events} == {"max_concurrent_notebooks"}
+            assert len(in_use(maestro)) == 3
         finally:
             stop_all(maestro)
 
