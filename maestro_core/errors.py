@@ -60,6 +60,7 @@ ERRORS: dict[str, ErrorKind] = {
     "hub_unavailable": ErrorKind(503, 7, "The Hub does not answer."),
     "service_unavailable": ErrorKind(503, 7, "The workspaces service does not answer; nothing was started."),
     "upstream_unavailable": ErrorKind(502, 7, "The package index behind this one does not answer."),
+    "busy": ErrorKind(503, 7, "The package index has too many downloads under way; try again when some have ended."),
     "timeout": ErrorKind(504, 7, "It took longer than the limit; what was begun is taken back or goes on as told."),
     "internal": ErrorKind(500, 1, "A mistake of ours; the log of the service has the details under the given id."),
 }

@@ -25,13 +25,14 @@ class DiskCache:
 
     Args:
         root: made if missing, mode 0700.
-        limit: bytes.
+        limit: bytes, of files and of what is being written.
     """
 
     def __init__(self, root: Path, limit: int) -> None:
         self.root = root
         self.limit = limit
         self.size = 0
+        self.drafting = 0
         self._drafts = root / "drafts"
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._writing: set[asyncio.Task[None]] = set()
@@ -67,6 +68,11 @@ class DiskCache:
         """A new empty file to write into: an open descriptor and its path. :meth:`keep` or unlink it."""
         handle, path = tempfile.mkstemp(dir=self._drafts)
         return handle, Path(path)
+
+    async def grow(self, more: int) -> None:
+        """So many bytes more lie in drafts; make room for them. Who ends a draft takes them from ``drafting``."""
+        self.drafting += more
+        await self._shrink()
 
     async def keep(self, name: str, draft: Path) -> Path:
         """Take a finished draft into the cache under that name, and make room for it.
@@ -107,7 +113,7 @@ class DiskCache:
     async def _shrink(self, spare: str = "") -> None:
         gone = []
         for name in list(self._sizes):
-            if self.size <= self.limit:
+            if self.size + self.drafting <= self.limit:
                 break
             if name != spare:
                 self.size -= self._sizes.pop(name)

@@ -27,6 +27,7 @@ from .cache import DiskCache
 from .http import HostCheck, Http, away
 from .masking import masked
 from .pages import STRONG_HASHES
+from .turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ _CHUNK = 256 * 1024
 _WRITE = 1024**2
 _RETRIES = 3
 _UNFIT_KEPT = 1000
+#: downloads of one launch that run at a time, and those that run or wait; uv asks for 50 files at once
+_RUNNING, _UNFINISHED = 6, 100
+#: how long a download goes on that nobody reads; who tries again within that time finds it where it was
+_UNREAD_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Delivery:
 
     Attributes:
         size: bytes of the whole file, or None while upstream has not said.
+        arrived: all of it is here, maybe not yet verified. unwanted: nobody reads it, and it is to end.
     """
 
     def __init__(self, path: Path, size: int | None, complete: bool) -> None:
@@ -83,6 +89,9 @@ class Delivery:
         self.written = size or 0 if complete else 0
         self.failure: MaestroError | None = None
         self.begun = complete
+        self.unwanted = False
+        self.arrived = complete
+        self.turn: asyncio.Future[str] | None = None
         self._news = asyncio.Event()
         self._handle: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._readers = 0
@@ -144,6 +153,11 @@ class Delivery:
             raise RuntimeError("closed")
         return os.pread(self._handle, size, place)
 
+    @property
+    def unread(self) -> bool:
+        """Whether nobody reads it and more is to come."""
+        return self._readers == 0 and not self.arrived and self.failure is None
+
     def add_reader(self) -> None:
         """Keep the file open for one more reader."""
         self._readers += 1
@@ -174,36 +188,51 @@ class Downloads:
         self._tasks: set[asyncio.Task[None]] = set()
         self._checked: dict[tuple[str, int, int], MaestroError | None] = {}
         self._unfit: OrderedDict[str, MaestroError] = OrderedDict()
+        self._turns = Turns(_RUNNING)
+        self._unread: dict[Delivery, asyncio.TimerHandle] = {}
 
     async def close(self) -> None:
         """Give up what is still arriving."""
+        for timer in self._unread.values():
+            timer.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextlib.asynccontextmanager
-    async def open(self, wanted: Wanted, may_visit: HostCheck) -> AsyncIterator[Delivery]:
-        """The file, maybe still arriving, for as long as it is read. Who leaves early does not end the download.
+    async def open(self, wanted: Wanted, may_visit: HostCheck, asker: str = "") -> AsyncIterator[Delivery]:
+        """The file, maybe still arriving, for as long as it is read.
+
+        Who leaves early does not end the download while others read, nor at once.
+
+        Args:
+            asker: the launch; each has a few downloads running, and what more it asks for waits for these.
 
         Raises:
-            MaestroError: ``upstream_unavailable``; what ``wanted.check`` raised, now or when it was here last.
+            MaestroError: ``upstream_unavailable``; ``busy``; what ``wanted.check`` raised, now or the last time.
         """
         if wanted.name in self._unfit:
             raise self._unfit[wanted.name]
-        delivery = self._arriving.get(wanted.name) or await self._find(wanted) or self._begin(wanted, may_visit)
+        delivery = self._arriving.get(wanted.name) or await self._find(wanted) or self._begin(wanted, may_visit, asker)
+        self._turns.join(delivery, _line(asker, wanted))
         delivery.add_reader()
+        if timer := self._unread.pop(delivery, None):
+            timer.cancel()
         try:
             yield delivery
         finally:
             delivery.remove_reader()
+            if delivery.unread:
+                loop = asyncio.get_running_loop()
+                self._unread[delivery] = loop.call_later(_UNREAD_SECONDS, self._give_up, wanted, delivery)
 
-    async def read(self, wanted: Wanted, may_visit: HostCheck, limit: int) -> bytes:
+    async def read(self, wanted: Wanted, may_visit: HostCheck, limit: int, asker: str = "") -> bytes:
         """A small file as a whole.
 
         Raises:
             MaestroError: as :meth:`open`; ``upstream_unavailable`` also if it has more than ``limit`` bytes.
         """
-        async with self.open(wanted, may_visit) as delivery:
+        async with self.open(wanted, may_visit, asker) as delivery:
             if await delivery.finish() > limit:
                 raise away(wanted.url, f"has more than {limit} bytes where a small file belongs")
             return b"".join([part async for part in delivery.read()])
@@ -218,21 +247,43 @@ class Downloads:
                 return Delivery(path, (await asyncio.to_thread(path.stat)).st_size, complete=True)
         return self._arriving.get(wanted.name)
 
-    def _begin(self, wanted: Wanted, may_visit: HostCheck) -> Delivery:
+    def _begin(self, wanted: Wanted, may_visit: HostCheck, asker: str) -> Delivery:
+        line = _line(asker, wanted)
+        if self._turns.count(line) >= _UNFINISHED:
+            raise MaestroError(
+                "busy", f"This server has {_UNFINISHED} downloads under way already; try again when some have ended."
+            )
         handle, draft = self._cache.draft()
         delivery = self._arriving[wanted.name] = Delivery(draft, wanted.size, complete=False)
-        task = asyncio.create_task(self._run(wanted, may_visit, delivery, handle))
+        delivery.turn = self._turns.ask(delivery, line)
+        task = asyncio.create_task(self._run(wanted, may_visit, delivery, handle, delivery.turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return delivery
 
-    async def _run(self, wanted: Wanted, may_visit: HostCheck, delivery: Delivery, handle: int) -> None:
-        writer = _Writer(handle, wanted, delivery)
+    def _give_up(self, wanted: Wanted, delivery: Delivery) -> None:
+        """End a download that nobody reads: at once if it waits for its turn, else with the next part that arrives."""
+        self._unread.pop(delivery, None)
+        if not delivery.unread:
+            return
+        delivery.unwanted = True
+        if self._arriving.get(wanted.name) is delivery:
+            del self._arriving[wanted.name]
+        if delivery.turn is not None and not delivery.turn.done():
+            delivery.turn.set_exception(_unread(wanted))
+
+    async def _run(
+        self, wanted: Wanted, may_visit: HostCheck, delivery: Delivery, handle: int, turn: asyncio.Future[str]
+    ) -> None:
+        writer = _Writer(handle, wanted, delivery, self._cache)
         try:
-            await self._fetch(wanted, may_visit, writer)
+            async with self._turns.taken(delivery, turn):
+                await self._fetch(wanted, may_visit, writer)
+            delivery.arrived = True
             await writer.verify()
             if wanted.check is not None:
                 await asyncio.to_thread(wanted.check, delivery.path)
+            writer.forget_draft()
             delivery.path = await self._cache.keep(wanted.name, delivery.path)
             delivery.size = delivery.written
             delivery.complete = True
@@ -248,7 +299,9 @@ class Downloads:
             delivery.failure = MaestroError("internal", "The package index could not store the file; tell an admin.")
         finally:
             os.close(handle)
-            self._arriving.pop(wanted.name, None)
+            writer.forget_draft()
+            if self._arriving.get(wanted.name) is delivery:
+                del self._arriving[wanted.name]
             if delivery.failure is not None:
                 delivery.path.unlink(missing_ok=True)
             delivery.tell()
@@ -302,7 +355,9 @@ class Downloads:
 class _Writer:
     """Writes what arrives and hashes it on the way, in threads."""
 
-    def __init__(self, handle: int, wanted: Wanted, delivery: Delivery) -> None:
+    def __init__(self, handle: int, wanted: Wanted, delivery: Delivery, cache: DiskCache) -> None:
+        self._cache = cache
+        self._drafted = 0
         self._handle = handle
         self._wanted = wanted
         self._delivery = delivery
@@ -326,6 +381,8 @@ class _Writer:
         return self.place == self._delivery.size
 
     async def add(self, part: bytes) -> None:
+        if self._delivery.unwanted:
+            raise _unread(self._wanted)
         self._parts.append(part)
         self._waiting += len(part)
         size = self._delivery.size
@@ -337,10 +394,19 @@ class _Writer:
     async def flush(self) -> None:
         if self._parts:
             content, self._parts, self._waiting = b"".join(self._parts), [], 0
+            self._drafted += len(content)
+            await self._cache.grow(len(content))
+            if self._cache.drafting > max(self._cache.limit, self._drafted):  # a large file alone has its way
+                raise MaestroError("busy", "The package index has no room for so many files at once; try again later.")
             await asyncio.to_thread(self._store, content)
             self.place += len(content)
             self._delivery.written = self.place
             self._delivery.tell()
+
+    def forget_draft(self) -> None:
+        """It no longer counts as a draft: it is kept, or goes."""
+        self._cache.drafting -= self._drafted
+        self._drafted = 0
 
     async def verify(self) -> None:
         size, told = self._delivery.size, self._wanted.size
@@ -387,6 +453,15 @@ def _verify_file(path: Path, wanted: Wanted) -> MaestroError | None:
     except MaestroError as error:
         return error
     return None
+
+
+def _line(asker: str, wanted: Wanted) -> str:
+    """Small files stand in a line of their own."""
+    return f"{asker} small" if wanted.small else asker
+
+
+def _unread(wanted: Wanted) -> MaestroError:
+    return away(wanted.url, "had to wait until nobody read the file any more")
 
 
 def _forged(wanted: Wanted) -> MaestroError:

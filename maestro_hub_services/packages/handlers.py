@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -257,7 +258,18 @@ class DeliveryHandler(IndexHandler):
             level=verdict.level,
         )
 
-    async def send_file(self, downloads: Downloads, wanted: Wanted, may_visit: HostCheck) -> MaestroError | None:
+    _sending: asyncio.Task[Any] | None = None
+    _gone = False
+
+    def on_connection_close(self) -> None:
+        """The client has gone: it reads no more, so that the download ends unless somebody else does."""
+        self._gone = True
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def send_file(
+        self, downloads: Downloads, wanted: Wanted, may_visit: HostCheck, asker: str
+    ) -> MaestroError | None:
         """The file, or the range of it that was asked for; what cut it off after something was sent, else None.
 
         Raises:
@@ -273,9 +285,17 @@ class DeliveryHandler(IndexHandler):
         if self.request.method == "HEAD" and wanted.size is not None:
             self.set_header("Content-Length", str(wanted.size))
             return None
-        async with downloads.open(wanted, may_visit) as delivery:
-            await (delivery.finish() if wanted.whole else delivery.start())
-            return await self._stream(delivery, etag)
+        self._sending = asyncio.current_task()
+        try:
+            async with downloads.open(wanted, may_visit, asker) as delivery:
+                await (delivery.finish() if wanted.whole else delivery.start())
+                return await self._stream(delivery, etag)
+        except asyncio.CancelledError:
+            if not self._gone:
+                raise
+            return None
+        finally:
+            self._sending = None
 
     async def _stream(self, delivery: Delivery, etag: str) -> MaestroError | None:
         start, end = 0, delivery.size
@@ -305,7 +325,7 @@ class DeliveryHandler(IndexHandler):
             self._cut()
             return error
         except iostream.StreamClosedError:
-            pass  # the client has gone; the download goes on for the next one
+            pass  # the client has gone; the download goes on for a while, for who tries again
         return None
 
     def _cut(self) -> None:
@@ -334,8 +354,8 @@ class FileHandler(DeliveryHandler):
             raise web.HTTPError(404, reason=f"Upstream has no {suffix} of that file.")
         shelf = await self.index.shelf(policy)
         try:
-            wanted = await self._with_metadata(shelf, page.name, file, wanted, suffix)
-            failure = await self.send_file(shelf.downloads, wanted, shelf.library.may_visit)
+            wanted = await self._with_metadata(shelf, owner.launch_id, page.name, file, wanted, suffix)
+            failure = await self.send_file(shelf.downloads, wanted, shelf.library.may_visit, owner.launch_id)
         except MaestroError as error:
             failure = error
         if failure is None:
@@ -352,7 +372,7 @@ class FileHandler(DeliveryHandler):
     head = get
 
     @staticmethod
-    async def _shown(shelf: Shelf, told: Wanted, suffix: str) -> bytes | None:
+    async def _shown(shelf: Shelf, asker: str, told: Wanted, suffix: str) -> bytes | None:
         """The metadata of a wheel; None where upstream lists some and has none, as some mirrors do.
 
         Raises:
@@ -360,7 +380,7 @@ class FileHandler(DeliveryHandler):
             MaestroError: ``upstream_unavailable``.
         """
         try:
-            return await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES)
+            return await shelf.downloads.read(told, shelf.library.may_visit, MAX_BYTES, asker)
         except MaestroError as error:
             if not error.details.get("missing"):
                 raise
@@ -368,7 +388,9 @@ class FileHandler(DeliveryHandler):
             raise web.HTTPError(404, reason="Upstream lists metadata of that file and has none.")
         return None
 
-    async def _with_metadata(self, shelf: Shelf, project: str, file: File, wanted: Wanted, suffix: str) -> Wanted:
+    async def _with_metadata(
+        self, shelf: Shelf, asker: str, project: str, file: File, wanted: Wanted, suffix: str
+    ) -> Wanted:
         """Look at what is shown of a file before it is given away, and see to it that a wheel is what was shown.
 
         Raises:
@@ -379,7 +401,7 @@ class FileHandler(DeliveryHandler):
         if told is not None:
             shown = self.index.shown.get(told.name)
             if shown is None:
-                shown = await self._shown(shelf, told, suffix)
+                shown = await self._shown(shelf, asker, told, suffix)
             if shown is not None:
                 check_metadata(shown, project, version)
                 self.index.shown.put(told.name, shown)

@@ -754,6 +754,57 @@ class TestUpstreamAway:
         room.upstream.gate.set()
         assert (await running).status_code == 200
 
+    async def test_one_launch_leaves_others_their_downloads(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = [room.upstream.add("large", f"{number}.0", padding=3_000_000) for number in range(10)]
+        *addresses, one_more = [await room.address("large", name) for name in files]
+        room.authority.admit("other", launch="launch-2")
+        room.upstream.gate = threading.Event()
+
+        def running() -> int:
+            return sum(path.endswith(".whl") for path in room.upstream.asked)
+
+        greedy = [asyncio.create_task(room.get(address)) for address in addresses[:8]]
+        await until(lambda: running() == 6)
+        modest = [asyncio.create_task(room.get(address, "other")) for address in addresses[7:]]
+        await until(lambda: running() == 8)  # the last one of the greedy too, for it is not for them alone
+        assert sum(path.endswith(".whl.metadata") for path in room.upstream.asked) == 9, "small files do not wait"
+        monkeypatch.setattr(downloads_module, "_UNFINISHED", 7)
+        refused = await room.get(one_more)
+        assert refused.status_code == 503 and "downloads under way already" in refused.reason_phrase
+        room.upstream.gate.set()
+        assert {answer.status_code for answer in await asyncio.gather(*greedy, *modest)} == {200}
+
+    async def test_a_download_that_nobody_reads_ends(
+        self, servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(downloads_module, "_UNREAD_SECONDS", 0.05)
+        monkeypatch.setattr(downloads_module, "_RUNNING", 1)
+        room = Room(*servers, tmp_path)
+        drafts = tmp_path / "packages" / "drafts"
+        async with opened(room) as index:
+            files = [room.upstream.add("large", version, padding=8_000_000) for version in ("1.0", "2.0")]
+            addresses = [await room.address("large", name) for name in files]
+            room.upstream.gate = threading.Event()
+            asking = [asyncio.create_task(room.get(address)) for address in addresses]
+            (shelf,) = index._shelves.values()
+            await until(lambda: shelf.downloads._turns.count("launch-1") == 2)
+            await until(lambda: index._cache.drafting > 1_000_000)  # one runs, the other one waits for it
+            for one in asking:
+                one.cancel()
+            await until(lambda: len(list(drafts.iterdir())) == 1)  # what waits ends at once
+            room.upstream.gate.set()
+            await until(lambda: not list(drafts.iterdir()))
+            assert index._cache.drafting == 0
+            answers = [await room.get(address) for address in addresses]
+            assert [answer.status_code for answer in answers] == [200, 200], "and who asks again gets it"
+
+    async def test_what_arrives_takes_its_room_from_what_is_kept(self, tmp_path: Path) -> None:
+        cache = DiskCache(tmp_path, limit=10_000)
+        await cache.open()
+        await cache.write("aa1", b"a")
+        await cache.grow(9_000)
+        assert await cache.find("aa1") is None and cache.size == 0
+
 
 class TestSources:
     async def test_names_that_nobody_has_do_not_fill_the_memory(

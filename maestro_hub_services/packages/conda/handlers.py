@@ -116,7 +116,7 @@ class CondaHandler(DeliveryHandler):
         if not verdict.allowed:
             self.deny(owner, policy, entry.name, entry.version, filename, verdict, channel)
             return
-        await self.send_file(place.downloads, wanted, place.may_visit_for(wanted))
+        await self.send_file(place.downloads, wanted, place.may_visit_for(wanted), owner.launch_id)
 
 
 def _parts(path: str) -> tuple[str, str, str]:
