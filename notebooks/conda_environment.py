@@ -99,7 +99,7 @@ def place_of(environ: Mapping[str, str], workspace: str) -> Place:
         workspace=here,
         folder=base / "conda",
         cache=base / "var" / "conda",
-        kernels=base / "share" / "jupyter" / "kernels",
+        kernels=base / "var" / "jupyter" / "kernels",
         record=Path(environ["MAESTRO_WORKSPACE_DIR"]) / RECORD,
         writable=environ.get("MAESTRO_ROLE") != "viewer",
         alias=str(told["channel_alias"]),

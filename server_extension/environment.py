@@ -63,6 +63,9 @@ def kernel_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": environ.get("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
         # MLflow would report to its makers what notebooks use; whoever wants that says so in the image.
         "MLFLOW_DISABLE_TELEMETRY": environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+        # The server itself finds no data there (server_extension.start): its own is the prefix's alone.
+        "JUPYTER_DATA_DIR": str(launch.own_data),
+        "JUPYTER_PATH": f"{launch.private}:{launch.installed_data}",
         # MLflow looks for running servers there, and would ask them with the token in the URL.
         "JUPYTER_RUNTIME_DIR": str(launch.private / "kernel-runtime"),
         # IPython's profile and history, and caches

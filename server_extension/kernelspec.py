@@ -16,7 +16,7 @@ NAME = "python3"
 
 
 def write_kernelspec(launch: Launch, variables: Mapping[str, str]) -> Path:
-    """Write the kernel into the launch's Jupyter data folder.
+    """Write the kernel into the launch's folder of kernels.
 
     Args:
         variables: what kernels have in their environment beyond what the server has.
@@ -24,7 +24,7 @@ def write_kernelspec(launch: Launch, variables: Mapping[str, str]) -> Path:
     Returns:
         The kernel's folder.
     """
-    folder = launch.jupyter_data / "kernels" / NAME
+    folder = launch.kernels / NAME
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.json").write_text(json.dumps(kernelspec(launch, variables), indent=2) + "\n")
     for logo in _logos():

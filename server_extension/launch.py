@@ -73,9 +73,19 @@ class Launch:
         return self.environment / "bin" / "python"
 
     @property
-    def jupyter_data(self) -> Path:
-        """Where the server finds the kernel of this launch."""
+    def kernels(self) -> Path:
+        """Where the kernels lie that this launch made itself: kernels alone, and nothing else that Jupyter loads."""
+        return self.private / "kernels"
+
+    @property
+    def installed_data(self) -> Path:
+        """Where packages of the environment put what is Jupyter's; the server takes nothing from there but kernels."""
         return self.environment / "share" / "jupyter"
+
+    @property
+    def own_data(self) -> Path:
+        """The user's own Jupyter data, kept from launch to launch: kernels, and which notebooks are trusted."""
+        return self.settings / ".local" / "share" / "jupyter"
 
     @property
     def private(self) -> Path:

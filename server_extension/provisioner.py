@@ -6,6 +6,7 @@ be near the top already), and what the kernel starts inherits it; raising needs 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,12 @@ class MaestroProvisioner(LocalProvisioner):
 
     _ended_by_server = False
     _told = False
+
+    def _finalize_env(self, env: dict[str, str]) -> None:
+        """Called before each start: the server's own data folder is not where a kernel installs kernels."""
+        super()._finalize_env(env)
+        if env.get("JUPYTER_DATA_DIR") == os.environ.get("JUPYTER_DATA_DIR"):
+            env.pop("JUPYTER_DATA_DIR", None)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Called at each start and restart."""

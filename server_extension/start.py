@@ -70,9 +70,12 @@ def prepare(launch: Launch, environ: Mapping[str, str]) -> None:
             bring_settings(launch)
         write_kernelspec(launch, variables)
         write_terminal(launch, variables, environ)
+        launch.own_data.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, folder in server_variables(launch, environ).items():
             if name in FOLDERS:
                 Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Or Jupyter would bring configuration of IPython 3 from the home, where kernels write (jupyter_core.migrate).
+        (launch.private / "config" / "migrated").touch()
     except OSError as error:
         raise StartError(f"{error.filename} cannot be written: {error.strerror}.") from error
 
@@ -97,7 +100,6 @@ FOLDERS = {
     "XDG_CACHE_HOME": "{home}/.cache",
     "XDG_DATA_HOME": "{home}/.local/share",
     "XDG_STATE_HOME": "{home}/.local/state",
-    "JUPYTER_DATA_DIR": "{home}/.local/share/jupyter",
     "JUPYTERLAB_SETTINGS_DIR": "{home}/.jupyter/lab/user-settings",
     "JUPYTERLAB_WORKSPACES_DIR": "{home}/.jupyter/lab/workspaces",
     # Empty at each start: code that ran in an earlier kernel leaves no configuration for this server.
@@ -120,8 +122,10 @@ def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
     if given := environ.get("JUPYTER_RUNTIME_DIR"):
         folders["JUPYTER_RUNTIME_DIR"] = given
     return folders | {
-        # Ours first, before the prefix's kernel of the same name.
-        "JUPYTER_PATH": str(launch.jupyter_data),
+        # The templates of exports run in the server, and extensions of JupyterLab in the browser: both come from the
+        # prefix, never from where a kernel or an installed wheel writes. Kernels: server_extension.kernelspecs.
+        "JUPYTER_DATA_DIR": str(launch.prefix / "share" / "jupyter"),
+        "JUPYTER_PATH": "",
         # Loads the server extension in editable installs too, which have no data files. Also in there: JupyterLab asks
         # nobody for news and updates, and no user whether it may.
         "JUPYTER_CONFIG_PATH": str(Path(__file__).resolve().parent / "etc" / "jupyter"),
@@ -144,6 +148,14 @@ def server_command(launch: Launch, arguments: Sequence[str] = ()) -> list[str]:
         # Whoever loses access to the server loses it within seconds, not within the Hub's usual five minutes.
         "--HubOAuth.cache_max_age=3",
         "--KernelSpecManager.ensure_native_kernel=False",
+        "--ServerApp.kernel_spec_manager_class=server_extension.kernelspecs.LaunchKernelSpecs",
+        # Ours first, before a kernel of the same name.
+        *(
+            f"--LaunchKernelSpecs.first_dirs={folder}"
+            for folder in (launch.kernels, launch.installed_data / "kernels", launch.own_data / "kernels")
+        ),
+        f"--NotebookNotary.db_file={launch.own_data / 'nbsignatures.db'}",
+        f"--NotebookNotary.secret_file={launch.own_data / 'notebook_secret'}",
         # Any kernel, a user's own too, dies before the server does.
         "--KernelProvisionerFactory.default_provisioner_name=maestro-provisioner",
         # On one machine all servers share the loopback interface, and a kernel's output is sent to whoever connects.

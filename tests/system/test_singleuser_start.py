@@ -285,6 +285,48 @@ async def test_code_of_an_earlier_launch_leaves_no_configuration_for_the_server(
         assert (await notebook.run("import sys; print(sys.prefix)")).text.strip() == ENVIRONMENT_DIR
 
 
+async def test_what_kernels_and_wheels_leave_is_no_template_and_no_extension_of_the_server(
+    tmp_path: Path, tracking: str
+) -> None:
+    """nbconvert's templates are code that the server runs; kernels are found from the same folders all the same."""
+    plant = """
+        import os, pathlib, subprocess, sys
+        run = "{{ cycler.__init__.__globals__.os.system('touch /home/jovyan/ran') }}"
+        own = pathlib.Path("~/.local/share/jupyter").expanduser()
+        for place in (own, pathlib.Path(sys.prefix, "share/jupyter"), pathlib.Path(sys.prefix, "var/jupyter")):
+            for name in ("lab", "base"):
+                folder = place / "nbconvert/templates" / name
+                folder.mkdir(parents=True)
+                (folder / "conf.json").write_text('{"mimetypes": {"text/html": true}}')
+                (folder / "index.html.j2").write_text(run)
+            (place / "labextensions/planted/static").mkdir(parents=True)
+            (place / "labextensions/planted/package.json").write_text(
+                '{"name": "planted", "version": "1.0.0", "jupyterlab": {"_build": {"load": "static/planted.js"}}}')
+        for where in ("--user", "--sys-prefix"):
+            command = [sys.executable, "-m", "ipykernel", "install", where, "--name", "own" + where]
+            done = subprocess.run(command, capture_output=True, text=True)
+            print(done.stdout, done.stderr)
+        old = pathlib.Path("~/.ipython/profile_default").expanduser()
+        (old / "ipython_notebook_config.py").write_text("c.NotebookApp.x = 1")
+    """
+    for name in ("first", "second"):
+        with opened(tmp_path, tracking) as launch:
+            api = launch.server.api
+            if name == "first":
+                seen = await launch.server.open_notebook("a.ipynb").run(textwrap.dedent(plant))
+                assert "Error" not in seen.text and seen.text.count("Installed kernelspec") == 2, seen.text
+                content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+                (launch.workspace / "a.ipynb").write_text(json.dumps(content))
+            exported = api("GET", "nbconvert/html/a.ipynb")
+            assert exported.status_code == 200 and "<html" in exported.text
+            assert "planted" not in api("GET", "lab").text
+            kernels = api("GET", "api/kernelspecs").json()["kernelspecs"]
+            # what was installed into the environment ends with it
+            assert set(kernels) == {"python3", "own--user", *(["own--sys-prefix"] if name == "first" else [])}
+            assert kernels["python3"]["spec"]["display_name"] == "Python 3 (demo)"
+            assert not (launch.home / "ran").exists()
+
+
 async def test_a_viewers_server_works_and_changes_nothing(tmp_path: Path, tracking: str) -> None:
     (tmp_path / "workspace").mkdir()
     content = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'

@@ -172,7 +172,7 @@ def test_what_a_workspace_may_not_set_is_left_out_with_a_line_in_the_log(
 
 
 def test_the_kernel_is_pythons_usual_one_with_the_workspaces_name(prepared: Launch) -> None:
-    spec = json.loads((prepared.jupyter_data / "kernels" / kernelspec.NAME / "kernel.json").read_text())
+    spec = json.loads((prepared.kernels / kernelspec.NAME / "kernel.json").read_text())
     assert spec["display_name"] == "Python 3 (demo)"
     assert spec["argv"][0] == str(prepared.python)
     assert spec["argv"][-1] == "--IPKernelApp.extra_extensions=ipython_magics"
@@ -191,9 +191,36 @@ def test_the_server_takes_its_configuration_from_where_no_user_writes(
 ) -> None:
     variables = start.server_variables(prepared, environ)
     config = Path(variables["JUPYTER_CONFIG_DIR"])
-    assert list(config.iterdir()) == [] and stat.S_IMODE(config.stat().st_mode) == 0o700
+    assert [path.name for path in config.iterdir()] == ["migrated"] and stat.S_IMODE(config.stat().st_mode) == 0o700
     found = Path(variables["JUPYTER_CONFIG_PATH"], "jupyter_server_config.d", "maestro.json")
     assert json.loads(found.read_text())["ServerApp"]["jpserver_extensions"] == {"server_extension": True}
+
+
+def test_templates_and_extensions_of_the_server_are_the_prefixs_alone(
+    prepared: Launch, environ: dict[str, str]
+) -> None:
+    """nbconvert runs templates as code in the server; no kernel and no wheel writes where it looks for them."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-s", "-c", "from jupyter_core.paths import jupyter_path; print(*jupyter_path())"],
+        env=environ | start.server_variables(prepared, environ), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    places = done.stdout.split()
+    assert places[0] == f"{sys.prefix}/share/jupyter"
+    written = (environ["HOME"], environ["MAESTRO_ENV"], environ["MAESTRO_WORKSPACE_DIR"])
+    assert not [place for place in places if place.startswith(written)]
+
+
+def test_kernels_that_people_install_are_found_after_the_launchs_own(prepared: Launch) -> None:
+    kernelspecs = pytest.importorskip("server_extension.kernelspecs")
+    places = (prepared.kernels, prepared.installed_data / "kernels", prepared.own_data / "kernels")
+    for place, names in zip(places, (("python3",), ("python3", "of-a-wheel"), ("python3", "mine")), strict=True):
+        for name in names:
+            (place / name).mkdir(parents=True, exist_ok=True)
+            (place / name / "kernel.json").touch()
+    told = [part.partition("=")[2] for part in start.server_command(prepared) if ".first_dirs=" in part]
+    found = kernelspecs.LaunchKernelSpecs(first_dirs=told).find_kernel_specs()
+    assert found["python3"] == str(prepared.kernels / "python3")
+    assert {"of-a-wheel", "mine"} <= set(found)
 
 
 def test_mlflows_address_is_handed_down_under_a_name_that_no_tutorial_sets(
