@@ -333,9 +333,11 @@ def run_in_terminal(command: list[str], env: dict[str, str]) -> str:
     os.close(theirs)
     read = b""
     deadline = time.monotonic() + LIMIT
+    ready = select.poll()  # select() takes no descriptor above 1023, and a long session has many
+    ready.register(ours, select.POLLIN)
     try:
         while time.monotonic() < deadline:
-            if select.select([ours], [], [], 0.2)[0]:
+            if ready.poll(200):
                 read += os.read(ours, 65536)
     except OSError:
         pass  # the last one who had the terminal has gone
