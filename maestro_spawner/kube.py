@@ -22,6 +22,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.launches import HOME_DIR, LaunchPlan
 
 from .mixin import MaestroMixin
+from .quiet_api import QuietApi
 from .refusals import Refusal
 
 
@@ -30,6 +31,11 @@ class MaestroKubeSpawner(MaestroMixin, KubeSpawner):
 
     Volumes belong to workspaces: this spawner makes and deletes none (``storage_pvc_ensure`` and ``delete_pvc`` off).
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if hasattr(self, "api"):  # a spawner that only looks like one (KubeSpawner's own _mock) has none
+            self.api = QuietApi(self.api)
 
     @default("cmd")
     def _default_cmd(self) -> list[str]:
