@@ -34,8 +34,9 @@ class MaestroKubeSpawner(MaestroMixin, KubeSpawner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if hasattr(self, "api"):  # a spawner that only looks like one (KubeSpawner's own _mock) has none
-            self.api = QuietApi(self.api)
+        shared = getattr(self, "api", None)
+        if shared is not None:  # one that only looks like a spawner (KubeSpawner's own _mock) has none
+            self.api: Any = QuietApi(shared)
 
     @default("cmd")
     def _default_cmd(self) -> list[str]:
