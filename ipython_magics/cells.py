@@ -140,9 +140,16 @@ def _fluent() -> Any:
 
 
 def _active(fluent: Any) -> tuple[str, ...]:
-    return tuple(run.info.run_id for run in fluent._active_run_stack.get())
+    """The runs that are active in this thread; none where an mlflow that a user installed keeps them elsewhere."""
+    try:
+        return tuple(run.info.run_id for run in fluent._active_run_stack.get())
+    except (AttributeError, TypeError):
+        return ()
 
 
 def _last(fluent: Any) -> str | None:
-    found = fluent._last_active_run_id.get()
+    try:
+        found = fluent._last_active_run_id.get()
+    except (AttributeError, TypeError):
+        return None
     return found if isinstance(found, str) else None

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow
@@ -366,6 +367,11 @@ def test_a_run_that_is_left_when_the_kernel_ends_was_killed(database: str, tmp_p
     run = mlflow.MlflowClient().search_runs(["1"], max_results=1)[0]
     assert (run.info.run_name, run.info.status) == ("left", "KILLED")
     assert run.data.tags["maestro.reason"] == "the kernel was shut down or restarted"
+
+
+def test_another_mlflow_that_a_user_installed_troubles_no_cell(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.tracking.fluent", ModuleType("mlflow.tracking.fluent"))
+    assert cells.run("6 * 7") == "Out[0]: 42"
 
 
 def test_a_run_goes_on_after_a_restart(cells: Cells) -> None:
