@@ -808,7 +808,7 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     for rule in said:
         if rule.action is Action.BLOCK:
             return _blocked(policy, rule, name, version)
-    if _untrusted(policy, channel) and not any(map(policy.channels.opened_by, said)):
+    if _untrusted(policy, channel) and not any(map(policy.channels.opened_by, covering)):
         return _not_trusted(policy, channel)
     if len(said) > 1 and _only_tightens(said[-1]) and said[0].action is Action.ASK:
         said.pop()  # the question is the Hub's, and a workspace's list is no answer to it

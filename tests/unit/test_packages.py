@@ -191,6 +191,12 @@ class TestChannels:
         assert decide(rules, "samtools", channel="bioconda").allowed
         assert decide(rules, "other", channel="bioconda").action is BLOCK
 
+    def test_an_approval_neither_opens_such_a_channel_nor_closes_what_a_file_opened(self) -> None:
+        approved = Rule(name="samtools", channel="bioconda", action=ALLOW, level="global")
+        assert decide(policy(decisions=(approved,)), "samtools", channel="bioconda").action is BLOCK
+        opened = policy(allowlist=["bioconda::samtools"], decisions=(approved,))
+        assert decide(opened, "samtools", channel="bioconda").allowed
+
 
 class TestSentences:
     """A refusal names the package, the rule, who set it, and what to do."""
@@ -435,7 +441,8 @@ def slow(compiled: CompiledPolicy, name: str, version: str | None, channel: str)
                 spoken[level] = (action, matching)
     if any(action is BLOCK for action, _ in spoken.values()):
         return BLOCK
-    opened = any(action is ALLOW and rules[0].channel for action, rules in spoken.values())
+    # a file opens it by naming the channel; a decision answers a question, and lasts no longer than the channel's trust
+    opened = any(rule.action is ALLOW and rule.origin == "file" and rule.channel for rule in speaking)
     if channel != PYPI and channel not in compiled.channels.names and not opened:
         return BLOCK
     hub = spoken["global"][0] if "global" in spoken else None
