@@ -38,7 +38,7 @@ SYSTEM_PATHS = (
     "/sys/devices/system/cpu", "/sys/devices/system/node",
 )  # fmt: skip
 
-#: the folders of one launch, below ``run/launches/<launch id>``
+#: the folders of one launch, below ``run/launches/<launch id>`` or ``run/jobs/<launch id>``
 ETC, ENV, SYSTEM = "etc", "env", "system"
 
 #: the environment of unshare, sh, mount, setpriv and bwrap: nothing of a user's reaches what may run as root

@@ -276,7 +276,7 @@ def proxy_command() -> list[str]:
 
 def isolation_problem() -> str | None:
     """Why servers cannot be kept apart here (one sentence), or None: the spawner's own check, in a process."""
-    command = [sys.executable, "-m", "maestro_spawner.host"]
+    command = [sys.executable, "-m", "maestro_spawner.machine.host"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .process import Process
+from maestro_spawner.machine.process import Process
 
 _PROC = Path("/proc")
 #: the state LISTEN in /proc/net/tcp

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -21,20 +20,18 @@ from jupyterhub.utils import random_port
 from sqlalchemy.orm import object_session
 from traitlets import Bool, Integer, List, Unicode, default
 
-from maestro_core import sandbox
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan
 from maestro_core.names import home_directory_name
-from maestro_core.sandbox import SANDBOX_USER, Owner
+from maestro_core.sandbox import SANDBOX_USER
+from maestro_spawner.machine import folder, limits, server_log
+from maestro_spawner.machine.launched import Machine, Processes
+from maestro_spawner.machine.process import Process
 
-from . import folder, host, limits, listener, server_log
+from . import listener
 from .mixin import MaestroMixin
-from .process import Process
 from .refusals import Refusal
-from .report import Report
 
-#: seconds that bubblewrap may take to say which process it made
-REPORT_SECONDS = 15.0
 LISTEN_PAUSE = 0.05
 #: how ``maestro-singleuser`` says why it cannot start; nothing of the user's has run by then
 SAID = "maestro-singleuser: "
@@ -88,12 +85,11 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     port: int
     _starting = False
-    _popen: subprocess.Popen[bytes] | None = None
-    _report: Report | None = None
-    #: what the Hub started: bubblewrap, or the server itself where there is no sandbox
-    _main: Process | None = None
-    #: the first process inside; with it all others end
-    _first: Process | None = None
+    _processes: Processes
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._processes = Processes()
 
     @default("singleuser_prefix")
     def _default_prefix(self) -> str:
@@ -145,85 +141,17 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
             self._starting = False
 
     async def _start_process(self, plan: LaunchPlan) -> None:
-        problem = await asyncio.to_thread(host.bubblewrap_problem, self.sandbox_user)
-        if problem and not self.allow_unisolated:
-            raise MaestroError("conflict", f"{problem[:-1]}; nothing was started.")
         await self._sweep()
-        owner = await asyncio.to_thread(host.owner_of_servers, self.sandbox_user) if not problem else None
-        await asyncio.to_thread(folder.make, self._folder, plan, owner)
         if self.port == 0:
             self.port = random_port()
-        if problem:
-            environment = sandbox.plain_environment(
-                _strings(self.get_env()), plan, str(self._folder), self.singleuser_prefix
-            )
-            self._launch([*self.cmd, *self.get_args()], environment, ())
-        else:
-            await self._start_sandbox(plan, owner)
-        folder.remember(self._folder, {"main": self._main, "first": self._first})
-
-    async def _start_sandbox(self, plan: LaunchPlan, owner: Owner | None) -> None:
-        group = await asyncio.to_thread(self._group, plan)
-        binds = await asyncio.to_thread(self._binds, plan, group)
-        sources: list[str] = []
-        if owner is not None:
-            await asyncio.to_thread(host.make_stage)
-            binds, sources = sandbox.staged(binds, host.STAGE)
-        environment = sandbox.server_environment(_strings(self.get_env()), self.singleuser_prefix)
-        options = sandbox.encode_options(sandbox.bwrap_options(binds, environment))
-        self._report = report = Report()
-        with host.options_file(options) as descriptor:
-            command = sandbox.bwrap_command([*self.cmd, *self.get_args()], descriptor, report.descriptor)
-            if owner is not None:
-                command = sandbox.dropped(command, owner, host.STAGE, sources)
-            if group is not None:
-                command = sandbox.limited(command, group)
-            self._launch(command, sandbox.HELPER_ENVIRONMENT, (descriptor, report.descriptor))
-        folder.remember(self._folder, {"main": self._main})
-        pid = await report.first_process(REPORT_SECONDS)
-        self._first = Process.of(pid) if pid else None
-        if self._first is None:
-            await self._log_tail()
-            raise MaestroError(
-                "start_failed", "The server's sandbox could not be made; tell an admin, the log says why."
-            )
-
-    def _binds(self, plan: LaunchPlan, group: str | None) -> list[sandbox.Bind]:
-        shown = [*host.runtime_paths(self.singleuser_prefix), *self.shown_paths]
-        sources = [mount.source for mount in plan.mounts]  # an admin's dataset may be a folder too high
-        sandbox.check_hidden([os.path.realpath(path) for path in (*shown, *sources)], os.path.realpath(self.state_dir))
-        devices = host.gpu_devices() if plan.resources.gpu else []
-        if plan.resources.gpu and not devices:
-            raise MaestroError("conflict", "This machine has no GPU; take a profile without one.")
-        return sandbox.launch_binds(plan, str(self._folder), shown, devices, group)
-
-    def _group(self, plan: LaunchPlan) -> str | None:
-        """The launch's own cgroup, or None where its limits cannot be held."""
-        group = limits.servers_group()
-        if group is None:
-            return None
-        try:
-            return str(limits.make_group(group, self.launch_id, plan.resources))
-        except OSError as error:
-            self.log.warning("The limits of launch %s cannot be set: %s", self.launch_id, error)
-            return None
-
-    def _launch(self, command: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]) -> None:
-        """The process, in a session of its own: neither Ctrl-C in the Hub's terminal nor the Hub's end reaches it."""
         self.log.info("Starting launch %s of %s", self.launch_id, self._log_name)
-        with open(server_log.begin(self._log_file()), "wb") as log:
-            self._popen = subprocess.Popen(
-                command,
-                env=dict(environment),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=descriptors,
-                start_new_session=True,
-                umask=0o022,
-            )
-        self._main = Process.of(self._popen.pid)
+        command = [*self.cmd, *self.get_args()]
+        try:
+            await self._machine.start(self._processes, plan, command, _strings(self.get_env()), self._log_file())
+        except MaestroError as error:
+            if error.code == "start_failed":
+                await self._log_tail()
+            raise
 
     async def _listening(self, plan: LaunchPlan) -> None:
         """Wait until the server takes connections; the Hub limits the time (``start_timeout``)."""
@@ -260,7 +188,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
 
     def _has_port(self) -> bool | None:
         """Whether who listens is this launch: any process of the machine may take a port, other people's too."""
-        root = self._first or self._main
+        root = self._processes.first or self._processes.main
         return listener.listens(root, self.port) if root is not None else None
 
     # -- poll and stop ----------------------------------------------------------------------------------------------
@@ -269,7 +197,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         """None while the server runs or is being started; else its exit code, 0 where nobody knows it."""
         if self._starting:
             return None
-        if self._popen is None and self._main is None:
+        if not self._processes.known:
             await self._sweep()  # a Hub that comes back asks first of all about what the killed one was starting
         code = await self._exit_code()
         if code is None and await asyncio.to_thread(server_log.cut, self._log_file()):
@@ -277,13 +205,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         return code
 
     async def _exit_code(self) -> int | None:
-        if self._popen is not None:
-            code = self._popen.poll()
-        elif self._main is not None:
-            code = None if self._main.alive() else 0  # of a Hub before this one
-        else:
-            return 0
-        if code is not None and not self._ended:
+        code = self._processes.exit_code()
+        if code is not None and self._processes.known and not self._ended:
             self._ended = f"the server ended by itself (exit code {code})"
             self._end_all()
         return code
@@ -306,28 +229,14 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         for number, seconds in asked:
             if await self._exit_code() is not None:
                 break
-            server = self._signalled()
-            if server is not None and server.signal(number):
+            if self._processes.ask(number):
                 await self.wait_for_death(seconds)
         self._end_all()
         if not await self.wait_for_death(self.kill_timeout):
             self.log.error("Server %s does not end", self._log_name)
 
-    def _signalled(self) -> Process | None:
-        """Who signals are for: bubblewrap's first process inside ignores them, and its child is the server."""
-        if self._first is None:
-            return self._main
-        inside = self._first.children()
-        return inside[0] if inside else None
-
     def _end_all(self) -> None:
-        """Kill whatever is left. With the first process of its pid namespace the kernel ends every other."""
-        if self._first is not None:
-            self._first.kill()
-        elif self._main is not None:
-            self._main.kill()
-            if self.launch_id:
-                folder.end_marked(self._folder)
+        self._processes.kill(self._folder)
 
     async def _after_stop(self, hook: Any) -> None:
         if self.launch_id and await self.poll() is not None:
@@ -335,12 +244,8 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         await super()._after_stop(hook)
 
     def _clean_up(self) -> None:
-        if self._report is not None:
-            self._report.close()
-        folder.remove(self._folder)
-        group = limits.servers_group()
-        if group is not None:
-            limits.remove_group(group, self.launch_id)
+        self._processes.close()
+        self._machine.clean(self.launch_id)
 
     async def _sweep(self) -> None:
         """Once in the life of a Hub, before it believes that anything is over and before it starts anything: end what
@@ -353,7 +258,7 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         session = object_session(self.orm_spawner)
         servers = session.query(orm.Spawner).all() if session is not None else []
         known = {str((server.state or {}).get("maestro_launch_id", "")) for server in servers}
-        left = await asyncio.to_thread(folder.end_leftovers, self._launches, known)
+        left = await asyncio.to_thread(folder.end_leftovers, self._machine.launches, known)
         if left:
             self.log.warning("Ended servers that a Hub before this one had begun to start: %s", ", ".join(left))
 
@@ -362,22 +267,23 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
     def get_state(self) -> dict[str, Any]:
         """The processes, by number, start time and boot: a number that was given again is nobody of ours."""
         state = super().get_state()
-        if self._main is not None:
-            state["maestro_main"] = self._main.as_json()
-        if self._first is not None:
-            state["maestro_first"] = self._first.as_json()
+        if self._processes.main is not None:
+            state["maestro_main"] = self._processes.main.as_json()
+        if self._processes.first is not None:
+            state["maestro_first"] = self._processes.first.as_json()
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Find a server again that outlived its Hub."""
         super().load_state(state)
-        self._main = Process.from_json(state.get("maestro_main"))
-        self._first = Process.from_json(state.get("maestro_first"))
+        self._processes = Processes(
+            Process.from_json(state.get("maestro_main")), Process.from_json(state.get("maestro_first"))
+        )
 
     def clear_state(self) -> None:
         """Nothing of a launch is left to the next."""
         super().clear_state()
-        self._popen = self._main = self._first = self._report = None
+        self._processes = Processes()
         self.port = 0
 
     # -- the rest ---------------------------------------------------------------------------------------------------
@@ -392,12 +298,14 @@ class MaestroLocalSpawner(MaestroMixin, Spawner):
         return limits.limits_problem()
 
     @property
-    def _folder(self) -> Path:
-        return self._launches / self.launch_id
+    def _machine(self) -> Machine:
+        return Machine(
+            Path(self.state_dir), self.singleuser_prefix, self.sandbox_user, self.shown_paths, self.allow_unisolated
+        )
 
     @property
-    def _launches(self) -> Path:
-        return Path(self.state_dir) / "run/launches"
+    def _folder(self) -> Path:
+        return self._machine.launches / self.launch_id
 
     def _log_file(self) -> Path:
         name = home_directory_name(self.user.name, self.name)

@@ -24,6 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ipython_magics": {"maestro_core", "notebooks"},
 }
 
+#: a part of the spawner that the service starts jobs with; so it needs neither the Hub nor the rest of the spawner
+MACHINE = "maestro_spawner.machine"
+MAY_IMPORT_MACHINE = ("maestro_hub_services.workspaces.runners",)
+
 #: what the rules may never touch: I/O, the Hub, the loop
 CLOSED_TO_CORE = {
     "aiohttp", "asyncio", "httpx", "jupyterhub", "kubernetes_asyncio", "mlflow", "os", "pathlib", "requests", "shutil",
@@ -55,6 +59,10 @@ def violations(package: str, source: str, module: str) -> list[str]:
     found = []
     for name in imported(source, module):
         top = name.split(".")[0]
+        if _below(name, MACHINE) and any(_below(module, allowed) for allowed in MAY_IMPORT_MACHINE):
+            continue
+        if _below(module, MACHINE) and (top == "jupyterhub" or (top == package and not _below(name, MACHINE))):
+            found.append(f"{module} imports {name}: {MACHINE} is for the service too")
         if top in MAY_IMPORT and top != package and top not in MAY_IMPORT[package]:
             found.append(
                 f"{module} imports {name}: {package} may import only {sorted(MAY_IMPORT[package]) or 'nobody'}"
@@ -63,6 +71,10 @@ def violations(package: str, source: str, module: str) -> list[str]:
             found.append(f"{module} imports {name}: maestro_core is pure")
         found.extend(_between_services(name, module))
     return found
+
+
+def _below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
 def _between_services(name: str, module: str) -> Iterator[str]:
@@ -99,6 +111,9 @@ def test_imports_go_one_way(package: str) -> None:
         ("maestro_core", "maestro_core.names", "import os"),
         ("maestro_core", "maestro_core.names", "from urllib import request"),
         ("maestro_spawner", "maestro_spawner.mixin", "from maestro_hub_services.store import tables"),
+        ("maestro_spawner", "maestro_spawner.machine.launched", "from ..mixin import MaestroMixin"),
+        ("maestro_hub_services", "maestro_hub_services.workspaces.app", "from maestro_spawner.machine import host"),
+        ("maestro_hub_services", f"{MAY_IMPORT_MACHINE[0]}.local", "from maestro_spawner import local"),
         ("notebooks", "notebooks.api", "import maestro_hub_services"),
         ("ipython_magics", "ipython_magics.magics", "from server_extension.start import main"),
         ("maestro_hub_services", "maestro_hub_services.packages.app", "from ..tracking import app"),
@@ -117,6 +132,12 @@ def test_a_wrong_way_import_is_found(package: str, module: str, source: str) -> 
         ("maestro_core", "maestro_core.names", "from .errors import MaestroError\nimport re"),
         ("server_extension", "server_extension.app", "from notebooks.api import Api"),
         ("maestro_hub_services", "maestro_hub_services.workspaces.app", "from ..store import tables"),
+        (
+            "maestro_hub_services",
+            "maestro_hub_services.workspaces.runners.local",
+            "from maestro_spawner.machine import host",
+        ),
+        ("maestro_spawner", "maestro_spawner.machine.launched", "from . import folder"),
     ],
 )
 def test_a_right_way_import_passes(package: str, module: str, source: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from maestro_spawner import host
+from maestro_spawner.machine import host
 from tests.postgres import Postgres, binaries, running_postgres
 from tests.system.house import Run, until
 from tests.system.light import GIVE_UP_SECONDS, LightHouse

@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner, Result
 from playwright.sync_api import Browser, Page, expect
 
-from maestro_spawner.host import gpu_devices
+from maestro_spawner.machine.host import gpu_devices
 from notebooks.cli import main
 from tests.system.chromium import chromium  # noqa: F401
 from tests.system.house import Maestro, Person, until

@@ -20,8 +20,8 @@ import pytest
 from bs4 import BeautifulSoup
 
 from maestro_core.errors import MaestroError
-from maestro_spawner import folder, host
-from maestro_spawner.process import Process
+from maestro_spawner.machine import folder, host
+from maestro_spawner.machine.process import Process
 from tests.plan_service import PlanServiceStub, serving
 from tests.system.singleuser import free_port, prefix, until
 from tests.system.trial_hub import ADMIN_TOKEN, HUB_SECRET, LIGHT, PASSWORD, Browser, TrialHub

@@ -16,7 +16,7 @@ import pytest
 
 from maestro_core import sandbox
 from maestro_core.launches import LaunchPlan
-from maestro_spawner import folder, host
+from maestro_spawner.machine import folder, host
 
 pytestmark = [
     pytest.mark.bwrap,

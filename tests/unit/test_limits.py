@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maestro_core.resources import Resources
-from maestro_spawner import limits
+from maestro_spawner.machine import limits
 
 
 def group(path: Path, controllers: str = "cpuset cpu io memory pids", procs: str = "", handed: str = "") -> Path:

@@ -13,8 +13,8 @@ import pytest
 
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan
-from maestro_spawner import folder
-from maestro_spawner.process import Process, with_variable
+from maestro_spawner.machine import folder
+from maestro_spawner.machine.process import Process, with_variable
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from maestro_spawner import server_log
 from maestro_spawner.listener import listens
-from maestro_spawner.process import Process
+from maestro_spawner.machine import server_log
+from maestro_spawner.machine.process import Process
 
 #: a process that says its port when it listens; with an argument, the child of one that only waits
 LISTENER = """

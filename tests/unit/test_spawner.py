@@ -26,10 +26,12 @@ from traitlets.config import LoggingConfigurable
 from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan, PlanRequest
 from maestro_core.workspaces import UserRef
-from maestro_spawner import limits, server_log, service
+from maestro_spawner import service
 from maestro_spawner.local import MaestroLocalSpawner
+from maestro_spawner.machine import limits, server_log
+from maestro_spawner.machine.launched import Processes
+from maestro_spawner.machine.process import Process
 from maestro_spawner.mixin import MaestroMixin, _submitted
-from maestro_spawner.process import Process
 from maestro_spawner.refusals import OnlyShown, Refusal
 from maestro_spawner.service import PlanService
 from maestro_spawner.steps import Steps
@@ -563,7 +565,8 @@ async def test_a_server_whose_port_another_process_took_did_not_start(
         other.listen()
 
         async def start_process(plan: LaunchPlan) -> None:
-            spawner.port, spawner._popen, spawner._main = other.getsockname()[1], sleeper, Process.of(sleeper.pid)
+            spawner.port = other.getsockname()[1]
+            spawner._processes = Processes(Process.of(sleeper.pid), popen=sleeper)
 
         monkeypatch.setattr(spawner, "_start_process", start_process)
         with pytest.raises(Refusal, match="Another process of this machine took the port of the server of demo"):
@@ -574,7 +577,7 @@ async def test_a_server_whose_port_another_process_took_did_not_start(
 async def test_the_log_of_a_server_that_runs_is_cut(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_log, "LIMIT", 10)
     spawner = make_spawner(url, kind=MaestroLocalSpawner, state_dir=str(tmp_path))
-    spawner._main = Process.of(os.getpid())
+    spawner._processes = Processes(Process.of(os.getpid()))
     os.close(server_log.begin(spawner._log_file()))
     spawner._log_file().write_text("more than ten")
     assert await spawner.poll() is None

@@ -1,6 +1,6 @@
 """This machine: whether bubblewrap works here, which user servers run as, what an environment is made of.
 
-``python -m maestro_spawner.host`` prints what it finds and exits with 1 where servers cannot be kept apart.
+``python -m maestro_spawner.machine.host`` prints what it finds and exits with 1 where servers cannot be kept apart.
 """
 
 from __future__ import annotations

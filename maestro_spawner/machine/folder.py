@@ -1,4 +1,4 @@
-"""The folder of one local launch, ``run/launches/<launch id>``: what belongs to it alone, and how it is found again.
+"""The folder of one local launch, ``run/launches/<launch id>`` or ``run/jobs/<launch id>``: what is its alone.
 
 ``etc/`` package clients' configuration, shown read-only at ``/etc/maestro``; ``env/`` the kernels' environment;
 ``system/`` passwd and group inside; ``process.json`` its processes, so that a Hub that died while starting it leaves
