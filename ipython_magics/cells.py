@@ -58,6 +58,9 @@ class Around:
     def before(self, info: Any) -> None:
         """Called by IPython before a cell runs."""
         source = getattr(info, "raw_cell", None) or ""
+        self._runs.cell_is_run = (
+            source.startswith("%%mlflow_run") and _CELL_RUN.match(source.partition("\n")[0]) is not None
+        )
         if "__file__" in source and "__file__" not in self._shell.user_ns:
             self._file = self._name_file()
         if fluent := _fluent():

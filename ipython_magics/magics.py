@@ -17,6 +17,10 @@ from .runs import Ask, Runs
 from .values import ValueRefused, number, param_value
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
+AS_LINE = (
+    "%%mlflow_run NAME, with two percent signs in the first line of a cell, makes that cell a run; to start one that "
+    "lasts beyond it, use %mlflow_start_run."
+)
 _KEY_AND_VALUE = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|(\S+))\s+(\S.*?)\s*""")
 _STEP = re.compile(r"^\s*--step(?:\s+|=)(?P<first>\S+)|\s--step(?:\s+|=)(?P<last>\S+)\s*$")
 
@@ -95,6 +99,9 @@ class MlflowMagics(Magics):
     def mlflow_run(self, line: str) -> None:
         """`%%mlflow_run NAME` makes the cell a run: it ends with the cell, FAILED with the traceback if that raises."""
         ask = _ask(_parse(self.mlflow_run, line))
+        if not self.runs.cell_is_run:
+            raise UsageError(AS_LINE)
+        self.runs.cell_is_run = False
         self._show(lambda: self.runs.start_for_cell(ask))
 
     @magic_arguments()
@@ -114,8 +121,13 @@ class MlflowMagics(Magics):
         self._show(lambda: self.runs.list(max(1, min(given.number, 200))))
 
     @magic_arguments()
-    @argument("first", help="a run's name, or the start of its id")
-    @argument("second", help="another")
+    @argument(
+        "first",
+        nargs="?",
+        default="",
+        help="a run's name, or the start of its id; the last but one run of this notebook if not said",
+    )
+    @argument("second", nargs="?", default="", help="another; the last run of this notebook if not said")
     @line_magic
     def mlflow_diff(self, line: str) -> None:
         """Compare two runs: parameters, metrics, and the code that was saved when they began."""

@@ -41,6 +41,7 @@ class Runs:
     started: dict[str, Ask] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)  # runs that had their line
     of_cell: str | None = None  # the run that ends with this cell
+    cell_is_run: bool = False  # whether this cell began with %%mlflow_run
     answered: float = float("-inf")
 
     def start(self, ask: Ask) -> links.RunLine:
@@ -113,8 +114,11 @@ class Runs:
 
             return tables.RunTable(tables.of_notebook(mlflow, count), address.is_ours(mlflow.get_tracking_uri()))
 
-    def compare(self, first: str, second: str) -> tables.Comparison:
-        """Two runs side by side.
+    def compare(self, first: str = "", second: str = "") -> tables.Comparison:
+        """Two runs side by side, the older one first where none is named: the last two of this notebook.
+
+        Args:
+            second: if only the first is named, it is compared with the last run of this notebook.
 
         Raises:
             NotDone: one of them is not found, or MLflow does not answer.
@@ -122,7 +126,15 @@ class Runs:
         with self._mlflow() as mlflow:
             from . import tables
 
-            return tables.Comparison(*(tables.find(mlflow, wanted) for wanted in (first, second)))
+            if first and second:
+                return tables.Comparison(*(tables.find(mlflow, wanted) for wanted in (first, second)))
+            last = tables.of_notebook(mlflow, 2)
+            if first:
+                one = tables.find(mlflow, first)
+                last = [*[run for run in last if run.info.run_id != one.info.run_id][:1], one]
+            if len(last) < 2:
+                raise NotDone("This notebook has no two runs yet that could be compared.")
+            return tables.Comparison(last[1], last[0])
 
     def autolog(self, on: bool, models: bool) -> str:
         """Turn mlflow's autologging on or off.

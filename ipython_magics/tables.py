@@ -143,9 +143,18 @@ class Comparison:
         one, other = (run.data.tags.get(TAG_SNAPSHOT, "") for run in (self.first, self.second))
         if not one or not other:
             return "The code is not compared: a run without a saved version of its notebook has none."
-        if one == other:
+        unsaved = [run for run in (self.first, self.second) if run.data.tags.get(TAG_DIRTY) == "true"]
+        who = "both" if len(unsaved) == 2 else f"run {_named(unsaved[0])}" if unsaved else ""
+        if one == other and not unsaved:
             return "Both ran the same saved version of the code."
-        return code_difference(one, other)
+        if one == other:
+            return f"Both began on the same saved version, but {who} ran other code besides, which was not saved."
+        beside = f"Beside what is saved, {who} ran other code.\n" if unsaved else ""
+        return beside + code_difference(one, other)
+
+
+def _named(run: Any) -> str:
+    return str(run.info.run_name or run.info.run_id)
 
 
 def code_difference(one: str, other: str) -> str:

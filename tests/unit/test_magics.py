@@ -418,3 +418,35 @@ def test_two_runs_stand_side_by_side(cells: Cells) -> None:
 def test_autolog_is_turned_on_and_off(cells: Cells) -> None:
     assert "without the models" in cells.run("%mlflow_autolog on")
     assert "no longer" in cells.run("%mlflow_autolog off")
+
+
+def test_without_names_the_last_two_runs_are_compared(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "notebook_path", lambda: "pair.ipynb")
+    assert cells.run("%mlflow_diff") == "This notebook has no two runs yet that could be compared."
+    for name, rate in (("oldest", 1), ("older", 2), ("newest", 3)):
+        cells.run(
+            f"%%mlflow_run {name} --tags maestro.notebook=pair.ipynb\nimport mlflow\nmlflow.log_param('lr', {rate})"
+        )
+    assert re.search(r"older\s+newest[^$]*lr\s+2\s+3", cells.run("%mlflow_diff"))
+    assert re.search(r"oldest\s+newest", cells.run("%mlflow_diff oldest"))
+
+
+def test_code_that_was_not_saved_is_not_called_the_same(cells: Cells) -> None:
+    def run(name: str, dirty: str) -> None:
+        tags = f"maestro.snapshot={'a' * 64} maestro.dirty={dirty}"
+        cells.run(f"%%mlflow_run {name} --tags {tags}\nimport mlflow")
+
+    for name, dirty in (("saved", "false"), ("unsaved", "true"), ("again", "false")):
+        run(name, dirty)
+    shown = cells.run("%mlflow_diff saved unsaved")
+    assert (
+        "but run unsaved ran other code besides, which was not saved." in shown
+        and "the same saved version of" not in shown
+    )
+    assert "Both ran the same saved version of the code." in cells.run("%mlflow_diff saved again")
+
+
+def test_as_a_line_the_cell_magic_says_what_to_do_instead(cells: Cells) -> None:
+    before = len(mlflow.MlflowClient().search_runs(["1"]))
+    assert cells.run("x = 1\n%mlflow_run").startswith("UsageError: %%mlflow_run NAME, with two percent signs")
+    assert not cells.result.success and len(mlflow.MlflowClient().search_runs(["1"])) == before
