@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from jupyterhub.httpclient import JupyterHubHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
@@ -355,6 +356,7 @@ async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator
         )
         address = await stack.enter_async_context(_listening(make_app(authority, identity, "secret")))
         hub.service_url = address + API + "/"
+        stack.push_async_callback(JupyterHubHTTPClient.loop_instance().close)  # one for each loop, or it stays open
         yield World(hub, authority, address)
 
 

@@ -16,6 +16,7 @@ import mlflow
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from traitlets.config import Config
 
 import ipython_magics
 from ipython_magics import kernel, links, runs
@@ -53,11 +54,16 @@ class Cells:
         return mlflow.MlflowClient().search_runs(["1"], max_results=1)[0]
 
 
+def new_shell() -> InteractiveShell:
+    """Without the history, whose database would stay open."""
+    return InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+
+
 @pytest.fixture
 def cells(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     monkeypatch.setenv("MAESTRO_LAUNCH_ID", "l-1")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "demo")
-    shell = InteractiveShell()
+    shell = new_shell()
     ipython_magics.load_ipython_extension(shell)
     yield Cells(shell)
     while mlflow.active_run():
@@ -297,7 +303,7 @@ def test_loading_imports_neither_mlflow_nor_anything_heavy() -> None:
 
 def test_outside_a_launch_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAESTRO_LAUNCH_ID", raising=False)
-    shell = InteractiveShell()
+    shell = new_shell()
     ipython_magics.load_ipython_extension(shell)
     assert "mlflow_start_run" not in shell.magics_manager.magics["line"]
 
