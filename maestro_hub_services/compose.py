@@ -321,7 +321,18 @@ def _environment(c: Any, maestro: Installation, name: str, base: str) -> dict[st
         "MAESTRO_TRACKING": "" if "mlflow" in maestro.services else "off",
         PARENT_VARIABLE: str(os.getpid()),
         **_addresses(c, maestro, base),
+        **(_jobs(c, maestro) if name == "workspaces" and maestro.provider == "local" else {}),
         **{variable: os.environ[variable] for variable in PASSED.get(name, ()) if os.environ.get(variable)},
+    }
+
+
+def _jobs(c: Any, maestro: Installation) -> dict[str, str]:
+    """How jobs run on one machine: as servers do."""
+    alone = c.MaestroLocalSpawner.get("allow_unisolated") is True  # of add_authenticator
+    return {
+        "MAESTRO_SINGLEUSER_PREFIX": str(maestro.singleuser_prefix),
+        "MAESTRO_SHOWN_PATHS": ":".join(map(str, _list(c.MaestroLocalSpawner, "shown_paths"))),
+        "MAESTRO_ALLOW_UNISOLATED": "1" if alone or maestro.allow_unisolated else "",
     }
 
 

@@ -16,6 +16,9 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them.
 ``MAESTRO_NAMESPACE``, ``MAESTRO_STORAGE_CLASS``, ``MAESTRO_STORAGE_SIZE``, ``MAESTRO_ACCESS_MODE``  Kubernetes: where
                          claims of workspaces are made (the service's own namespace), and how (the cluster's default
                          class, ``10Gi``, ``ReadWriteMany``)
+``MAESTRO_SINGLEUSER_PREFIX``, ``MAESTRO_SHOWN_PATHS``, ``MAESTRO_ALLOW_UNISOLATED``  one machine: the environment that
+                         jobs run from (this one's own), further paths that they see (with colons), ``1``: without a
+                         sandbox where there can be none; as the local spawner has them for servers
 ``MAESTRO_TRACKING``     ``off`` where the service ``tracking`` is not part of it: nothing of MLflow is waited for
 ``FETCHML_JUPYTER_BLOCKED_PACKAGES``, ``FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES``  names with commas, or ``off``: they
                          replace ``blocked_packages`` and ``startup_blocked_packages`` of ``maestro.yaml``
@@ -64,6 +67,7 @@ class Settings:
         accounts_url: path of the accounts page, or empty.
         package_lists: the variables that replace lists of packages in ``maestro.yaml``, where they are set.
         tracking: whether the service ``tracking`` is part of it.
+        singleuser_prefix, shown_paths, allow_unisolated: how jobs run on one machine.
     """
 
     state: Path
@@ -89,6 +93,9 @@ class Settings:
     access_mode: str = ""
     package_lists: Mapping[str, str] = field(default_factory=dict)
     tracking: bool = True
+    singleuser_prefix: str = sys.prefix
+    shown_paths: tuple[str, ...] = ()
+    allow_unisolated: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -122,6 +129,9 @@ class Settings:
             mlflow_db=values.get("MAESTRO_MLFLOW_DB", ""),
             tracking=values.get("MAESTRO_TRACKING", "") != "off",
             mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
+            singleuser_prefix=values.get("MAESTRO_SINGLEUSER_PREFIX", sys.prefix),
+            shown_paths=tuple(filter(None, values.get("MAESTRO_SHOWN_PATHS", "").split(":"))),
+            allow_unisolated=values.get("MAESTRO_ALLOW_UNISOLATED", "") == "1",
             package_lists={name: text for name in OVERRIDES if (text := values.get(name, ""))},
         )
         values.refuse_missing()

@@ -22,6 +22,7 @@ from ..installation import PORTS, ROOT, Installation, data_path
 from ..keys import SERVICE_TOKENS, KeyFileError, make_private_directory, make_state_directory
 from ..parent import adopt_orphans, signal_on_parent_death
 from ..settings import SettingsError
+from ..workspaces.runners.local import end_all as end_jobs
 from . import demo
 from .box import OPEN_WITHOUT_TLS, SHARED_ORIGIN, complain, say, show_box
 from .checks import LOOPBACK, Lock, Refused, check_policy, choose_ports
@@ -261,6 +262,7 @@ class _Run:
             say("Ending ...")
             self._end_hub(hub)
             end(descendants(os.getpid()), 3.0)
+            end_jobs(self._maestro.state)
         self._record.clear()
 
     def _end_hub(self, hub: subprocess.Popen[bytes]) -> None:

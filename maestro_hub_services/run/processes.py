@@ -10,11 +10,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
+#: the worker's module, which stands in the command lines of jobs
+JOBS = "server_extension.jobs"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ class Process:
             return []
 
 
-def descendants(pid: int) -> list[Process]:
-    """All processes below ``pid``, children before their children."""
+def descendants(pid: int, without: Callable[[list[str]], bool] | None = None) -> list[Process]:
+    """All processes below ``pid``, children before their children.
+
+    Args:
+        without: of a command line: whether this process and those below it are left out.
+    """
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (fields := _stat(int(entry))):
@@ -68,8 +74,11 @@ def descendants(pid: int) -> list[Process]:
     waiting = [pid]
     while waiting:
         for child in children.get(waiting.pop(0), ()):
+            process = Process.of(child)
+            if without is not None and process is not None and without(process.command()):
+                continue
             waiting.append(child)
-            if process := Process.of(child):
+            if process is not None:
                 found.append(process)
     return found
 
@@ -132,17 +141,22 @@ class Record:
 
 
 def parts_of(hub: Process) -> list[Process]:
-    """The Hub, its proxy and its services with what they started, but no notebook server: those may outlive a Hub."""
-    below = descendants(hub.pid)
+    """The Hub, its proxy and its services with what they started, but no notebook server and no job: those may outlive
+    a Hub."""
+    below = descendants(hub.pid, _is_job)
     tops = [process for process in below if _is_part(process.command())]
     found = {hub.pid: hub} if hub.alive else {}
     for top in tops:
-        found |= {process.pid: process for process in (top, *descendants(top.pid))}
+        found |= {process.pid: process for process in (top, *descendants(top.pid, _is_job))}
     return list(found.values())
 
 
 def _is_part(command: list[str]) -> bool:
     return any(word.startswith("maestro_hub_services.") or word.endswith("configurable-http-proxy") for word in command)
+
+
+def _is_job(command: list[str]) -> bool:
+    return JOBS in command
 
 
 def _stat(pid: int) -> list[str] | None:

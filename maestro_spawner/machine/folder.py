@@ -82,14 +82,14 @@ def remember(folder: Path, processes: Mapping[str, Process | None]) -> None:
     new.replace(folder / PROCESSES)
 
 
-def remembered(folder: Path) -> list[Process]:
-    """The processes that :func:`remember` wrote, alive or not."""
+def recall(folder: Path) -> dict[str, Process]:
+    """The processes that :func:`remember` wrote, alive or not, by their names."""
     try:
         known = json.loads((folder / PROCESSES).read_text())
     except (OSError, ValueError):
-        return []
-    found = [Process.from_json(data) for data in known.values()] if isinstance(known, dict) else []
-    return [process for process in found if process is not None]
+        return {}
+    found = {name: Process.from_json(data) for name, data in known.items()} if isinstance(known, dict) else {}
+    return {name: process for name, process in found.items() if process is not None}
 
 
 def remove(folder: Path) -> None:
@@ -107,9 +107,9 @@ def end_leftovers(launches: Path, keep: Collection[str]) -> list[str]:
     Returns:
         the launches that were left.
     """
-    left = [entry for entry in _folders(launches) if entry.name not in keep]
+    left = [launches / name for name in names(launches) if name not in keep]
     for folder in left:
-        for process in remembered(folder):
+        for process in recall(folder).values():
             for child in process.children() if process.alive() else []:
                 child.kill()  # of bubblewrap: the first process of the sandbox, and with it all
             process.kill()
@@ -124,8 +124,9 @@ def end_marked(folder: Path) -> None:
         process.kill()
 
 
-def _folders(launches: Path) -> list[Path]:
+def names(launches: Path) -> list[str]:
+    """The launches that have a folder there."""
     try:
-        return [Path(entry.path) for entry in os.scandir(launches) if entry.is_dir(follow_symlinks=False)]
+        return [entry.name for entry in os.scandir(launches) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []

@@ -6,6 +6,7 @@ Whoever started it may end meanwhile: the processes are in a session of their ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import subprocess
@@ -43,6 +44,15 @@ class Processes:
     popen: subprocess.Popen[bytes] | None = None
     report: Report | None = None
 
+    @classmethod
+    def recall(cls, launch_folder: Path) -> Processes:
+        """Find those of a launch again that somebody started who is gone; blocks shortly."""
+        found = folder.recall(launch_folder)
+        main, first = found.get("main"), found.get("first")
+        if first is None and main is not None and main.name() == "bwrap":
+            first = next(iter(main.children()), None)  # its starter was cut off before it wrote that down
+        return cls(main, first)
+
     @property
     def known(self) -> bool:
         """Whether there ever was one."""
@@ -73,6 +83,12 @@ class Processes:
         elif self.main is not None:
             self.main.kill()
             folder.end_marked(launch_folder)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is over, which leaves no zombie behind; blocks."""
+        if self.popen is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(seconds)
 
     def close(self) -> None:
         """Close what is open; the processes go on."""

@@ -55,6 +55,16 @@ def make_group(parent: Path, launch_id: str, resources: Resources) -> Path:
     return group
 
 
+def ran_out_of_memory(parent: Path, launch_id: str) -> int | None:
+    """The limit, in bytes, of a launch of whose processes the kernel killed one for it; None: it killed none."""
+    group = parent / launch_id
+    try:
+        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        return int((group / "memory.max").read_text()) if int(events.get("oom_kill", "0")) else None
+    except (OSError, ValueError):
+        return None
+
+
 def remove_group(parent: Path, launch_id: str) -> None:
     """End what is left in a launch's cgroup, and remove it."""
     group = parent / launch_id

@@ -58,6 +58,14 @@ class Process:
         """SIGKILL; see :meth:`signal`."""
         return self.signal(signal.SIGKILL)
 
+    def name(self) -> str:
+        """Of its program, shortened by the kernel; empty if it is gone."""
+        try:
+            name = (_PROC / str(self.pid) / "comm").read_text(errors="replace").strip()
+        except OSError:
+            return ""
+        return name if self.alive() else ""
+
     def children(self) -> list[Process]:
         """Its children, the oldest first."""
         found = [

@@ -1,5 +1,16 @@
 """Where jobs run: what the service asks of a runner, whichever it is."""
 
+from __future__ import annotations
+
+from maestro_hub_services.settings import Settings
+
 from .protocol import Ended, JobAddress, Runner
 
-__all__ = ["Ended", "JobAddress", "Runner"]
+__all__ = ["Ended", "JobAddress", "Runner", "make_runner"]
+
+
+def make_runner(settings: Settings) -> Runner:
+    """The runner of the provider that the settings name."""
+    from .local import LocalRunner
+
+    return LocalRunner(settings)
