@@ -22,6 +22,7 @@ from maestro_core.experiments import (
 )
 
 from .. import address, git, kernel
+from . import workers
 
 #: tag -> the variable of the launch that holds its value
 FROM_LAUNCH = {
@@ -44,6 +45,7 @@ class MaestroRunContext(RunContextProvider):
 
     def tags(self) -> dict[str, str]:
         """The tags; the notebook's are missing where there is none (a terminal)."""
+        workers.end_with_worker()
         tags = {tag: value for tag, name in FROM_LAUNCH.items() if (value := os.environ.get(name))}
         if identity := kernel.own_id() or os.environ.get(kernel.KERNEL_ID):
             tags[TAG_KERNEL] = identity

@@ -268,15 +268,15 @@ class Notebook:
         answer = self.server.api("PATCH", f"api/sessions/{self.session_id}", json={"path": path, "name": path})
         assert answer.status_code == 200, answer.text
 
-    async def run(self, code: str) -> Outcome:
-        """Run a cell; wait for its end."""
+    async def run(self, code: str, cell: str = "", seconds: float = LIMIT) -> Outcome:
+        """Run a cell (of this id, as JupyterLab says it); wait for its end, with at most ``seconds`` of silence."""
         url = f"{self.server.url.replace('http', 'ws', 1)}api/kernels/{self.kernel_id}/channels"
         outcome, message_id = Outcome(), uuid.uuid4().hex
         async with (
             aiohttp.ClientSession(headers=self.server.headers) as client,
-            client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=LIMIT)) as socket_,
+            client.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=seconds)) as socket_,
         ):
-            await socket_.send_json(_execute_request(code, message_id))
+            await socket_.send_json(_execute_request(code, message_id, cell))
             done = set()
             while done != {"idle", "reply"}:
                 message = await socket_.receive_json()
@@ -285,13 +285,13 @@ class Notebook:
         return outcome
 
 
-def _execute_request(code: str, message_id: str) -> dict[str, Any]:
+def _execute_request(code: str, message_id: str, cell: str = "") -> dict[str, Any]:
     header = {"msg_id": message_id, "msg_type": "execute_request", "username": "ann", "session": "s", "version": "5.3"}
     content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
     return {
         "header": header,
         "parent_header": {},
-        "metadata": {},
+        "metadata": {"cellId": cell} if cell else {},
         "content": content,
         "channel": "shell",
         "buffers": [],
