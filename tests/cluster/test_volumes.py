@@ -75,10 +75,15 @@ async def test_a_launch_mounts_claims(cluster: Cluster, volumes: KubernetesVolum
     assert cluster.json("get", "pvc", HOMES_CLAIM)["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-async def test_a_cluster_that_refuses_is_one_sentence(volumes: KubernetesVolumes) -> None:
-    volumes._namespace = "kube-system"  # where the service has no rights
+async def test_a_cluster_that_refuses_is_one_sentence(
+    tmp_path: Path, maestro_kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(maestro_kubeconfig))
+    elsewhere = replace(settings_for(tmp_path / "state"), provider="kubernetes", namespace="kube-system")
+    made = KubernetesVolumes(elsewhere)  # where the service has no rights
     with pytest.raises(MaestroError) as caught:
-        await volumes.ensure("w-1", "demo", GIB)
+        await made.ensure("w-1", "demo", GIB)
+    await made.close()
     assert caught.value.code == "start_failed" and "403" in caught.value.message
 
 

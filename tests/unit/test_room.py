@@ -10,6 +10,7 @@ import pytest
 
 from maestro_core.profiles import Profile
 from maestro_core.room import Node, Taint, quantity, room_for
+from maestro_hub_services.workspaces.kubernetes_api import KubernetesApi
 from maestro_hub_services.workspaces.nodes.kubernetes import KubernetesNodes, read_nodes
 
 GIB = 1024.0**3
@@ -124,18 +125,15 @@ class Api:
     async def list_pod_for_all_namespaces(self, limit: int, field_selector: str) -> Any:
         return Thing(items=[pod("n2", container(cpu="1"))], metadata=Thing(_continue=None))
 
-    async def close(self) -> None:
-        """Nothing is open."""
-
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> tuple[KubernetesNodes, Api]:
     api, nodes = Api(), KubernetesNodes()
 
-    async def connect(self: KubernetesNodes) -> Api:
+    async def connect(self: KubernetesApi) -> Api:
         return api
 
-    monkeypatch.setattr(KubernetesNodes, "_connect", connect)
+    monkeypatch.setattr(KubernetesApi, "core", connect)
     monkeypatch.setattr("maestro_hub_services.workspaces.nodes.kubernetes.TIMEOUT_SECONDS", 0.05)
     return nodes, api
 

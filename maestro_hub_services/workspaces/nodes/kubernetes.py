@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kubernetes_asyncio import client, config
-
 from maestro_core.room import Node, Taint, quantity
+
+from ..kubernetes_api import KubernetesApi
 
 #: seconds for which a look is believed
 CACHE_SECONDS = 10.0
@@ -31,7 +30,7 @@ class KubernetesNodes:
     placed = True
 
     def __init__(self) -> None:
-        self._api: client.CoreV1Api | None = None
+        self._cluster = KubernetesApi()
         self._looking = asyncio.Lock()
         self._seen: tuple[Node, ...] | None = None
         self._until = 0.0
@@ -47,14 +46,12 @@ class KubernetesNodes:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._api is not None:
-            await self._api.api_client.close()  # type: ignore[attr-defined]  # the stub lacks it
-            self._api = None
+        await self._cluster.close()
 
     async def _fresh(self) -> tuple[Node, ...] | None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                api = await self._connect()
+                api = await self._cluster.core()
                 nodes, pods = await asyncio.gather(
                     _pages(api.list_node), _pages(api.list_pod_for_all_namespaces, field_selector=_OVER)
                 )
@@ -66,15 +63,6 @@ class KubernetesNodes:
                 log.warning("The nodes cannot be listed (%s): whether one has room is shown as unknown", status)
                 self._said = True
             return None
-
-    async def _connect(self) -> client.CoreV1Api:
-        if self._api is None:
-            try:
-                config.load_incluster_config()
-            except config.ConfigException:
-                await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
-            self._api = client.CoreV1Api(client.ApiClient())
-        return self._api
 
 
 async def _pages(listing: Any, **options: Any) -> list[Any]:

@@ -9,15 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import aiohttp
-from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from maestro_core import pods
@@ -26,6 +22,7 @@ from maestro_core.resources import Resources
 from maestro_core.room import quantity
 from maestro_hub_services.settings import Settings
 
+from ..kubernetes_api import AWAY, KubernetesApi
 from . import CannotResize
 
 #: seconds for one answer of the API server
@@ -33,14 +30,12 @@ REQUEST_SECONDS = 10
 #: seconds that the kubelet has to do it, and then to put it back; it does either within one or two
 RESIZE_SECONDS, BACK_SECONDS = 10.0, 10.0
 POLL_SECONDS = 0.25
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 #: what the API server's refusal of a resize means
 _REFUSED = {
     403: "the cluster does not let Maestro resize this pod (its Role needs pods/resize, and the namespace's own quota "
     "room for it)",
     404: "this cluster cannot resize running pods (Kubernetes 1.33 and newer can)",
 }
-_AWAY = (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException)
 log = logging.getLogger("maestro.resizing")
 
 
@@ -92,9 +87,7 @@ class KubernetesResizer:
     never: str | None = None
 
     def __init__(self, settings: Settings) -> None:
-        self._namespace = settings.namespace
-        self._api: client.CoreV1Api | None = None
-        self._starting = asyncio.Lock()
+        self._cluster = KubernetesApi(settings.namespace)
 
     async def resize(self, launch_id: str, after: Resources) -> None:
         """Ask for it, see it done; else put it back."""
@@ -111,7 +104,7 @@ class KubernetesResizer:
         except ApiException as error:
             log.error("The API server failed in the resize of launch %s: %s %s", launch_id, error.status, error.reason)
             raise _unknown() from None
-        except _AWAY as error:
+        except AWAY as error:
             log.error("The API server does not answer in the resize of launch %s: %s", launch_id, type(error).__name__)
             raise _unknown() from None
 
@@ -130,20 +123,18 @@ class KubernetesResizer:
                 await self._patch(pod, *state.has)
         except ApiException as error:
             log.warning("Launch %s is not settled yet: %s %s", launch_id, error.status, error.reason)
-        except _AWAY as error:
+        except AWAY as error:
             log.warning("Launch %s is not settled yet: %s", launch_id, type(error).__name__)
         return None
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._api is not None:
-            await self._client.close()
-            self._api = None
+        await self._cluster.close()
 
     async def _pod(self, launch_id: str) -> Any | None:
-        api = await self._connect()
+        api = await self._cluster.core()
         found = await api.list_namespaced_pod(
-            self._namespace, label_selector=f"maestro.launch={launch_id}", _request_timeout=REQUEST_SECONDS
+            self._cluster.namespace, label_selector=f"maestro.launch={launch_id}", _request_timeout=REQUEST_SECONDS
         )
         return next((pod for pod in found.items if pod.metadata.deletion_timestamp is None), None)
 
@@ -164,9 +155,9 @@ class KubernetesResizer:
 
     async def _patch(self, pod: Any, cpu: float, memory: float) -> None:
         amounts = pods.resources(Resources.model_construct(cpu=cpu, memory=int(memory)), "")
-        await (await self._connect()).patch_namespaced_pod_resize(
+        await (await self._cluster.core()).patch_namespaced_pod_resize(
             pod.metadata.name,
-            self._namespace,
+            self._cluster.namespace,
             {"spec": {"containers": [{"name": pod.spec.containers[0].name, "resources": amounts}]}},
             _request_timeout=REQUEST_SECONDS,
         )
@@ -199,10 +190,10 @@ class KubernetesResizer:
 
     async def _until(self, name: str, seconds: float, over: Callable[[State], bool]) -> State | None:
         """The state as soon as it is ``over``, or after ``seconds``; None: the pod is gone."""
-        api, end = await self._connect(), time.monotonic() + seconds
+        api, end = await self._cluster.core(), time.monotonic() + seconds
         while True:
             try:
-                pod = await api.read_namespaced_pod(name, self._namespace, _request_timeout=REQUEST_SECONDS)
+                pod = await api.read_namespaced_pod(name, self._cluster.namespace, _request_timeout=REQUEST_SECONDS)
             except ApiException as error:
                 if error.status != 404:
                     raise
@@ -211,25 +202,6 @@ class KubernetesResizer:
             if over(state) or time.monotonic() > end:
                 return state
             await asyncio.sleep(POLL_SECONDS)
-
-    async def _connect(self) -> client.CoreV1Api:
-        async with self._starting:
-            if self._api is None:
-                try:
-                    config.load_incluster_config()
-                except config.ConfigException:
-                    await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
-                self._namespace = self._namespace or await asyncio.to_thread(_own_namespace)
-                self._client = client.ApiClient()
-                self._api = client.CoreV1Api(self._client)
-            return self._api
-
-
-def _own_namespace() -> str:
-    try:
-        return _NAMESPACE_FILE.read_text(encoding="ascii").strip()
-    except OSError:
-        return "default"
 
 
 def _said(error: ApiException) -> str:

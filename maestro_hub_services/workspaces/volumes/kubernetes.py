@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
-import aiohttp
-from kubernetes_asyncio import client, config
+from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from maestro_core.errors import MaestroError
@@ -21,6 +17,7 @@ from maestro_core.resources import format_memory
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import WorkspaceRow
 
+from ..kubernetes_api import AWAY, KubernetesApi
 from . import Removal
 
 HOMES_CLAIM = "maestro-homes"
@@ -28,7 +25,6 @@ HOMES_CLAIM = "maestro-homes"
 WORKSPACE_LABEL = "maestro.workspace-id"
 #: seconds for one answer of the API server
 TIMEOUT_SECONDS = 10
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 log = logging.getLogger("maestro.volumes")
 
 
@@ -42,12 +38,10 @@ class KubernetesVolumes:
     holds_size = True
 
     def __init__(self, settings: Settings) -> None:
-        self._namespace = settings.namespace
+        self._cluster = KubernetesApi(settings.namespace)
         self._storage_class = settings.storage_class or None
         self._access_mode = settings.access_mode or "ReadWriteMany"  # members' pods run on different nodes
         self._size = settings.storage_size or "10Gi"
-        self._api: client.CoreV1Api | None = None
-        self._starting = asyncio.Lock()
 
     async def ensure(self, workspace_id: str, name: str, size: int | None) -> None:
         """Make the claim if it is not there; one of another workspace is never taken over."""
@@ -64,9 +58,9 @@ class KubernetesVolumes:
     async def discard(self, workspace_id: str, name: str) -> None:
         """Delete the claim if it is this workspace's."""
         try:
-            api = await self._connect()
+            api = await self._cluster.core()
             found = await api.read_namespaced_persistent_volume_claim(
-                claim_name(name), self._namespace, _request_timeout=TIMEOUT_SECONDS
+                claim_name(name), self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
             )
             if (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace_id:
                 await self._delete(api, claim_name(name), found.metadata.uid)
@@ -81,7 +75,7 @@ class KubernetesVolumes:
         """
         name = claim_name(workspace.name)
         try:
-            api = await self._connect()
+            api = await self._cluster.core()
             found = await self._read(api, name)
             if found is not None and (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace.id:
                 if found.metadata.deletion_timestamp is None:
@@ -94,7 +88,7 @@ class KubernetesVolumes:
                 return Removal(left=(f"the claim {name}",))
             log.error("The API server refused to remove the claim %s: %s %s", name, error.status, error.reason)
             raise _refused(f"the API server refused ({error.status} {error.reason})") from None
-        except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
+        except AWAY as error:
             log.error("The API server does not answer for the claim %s: %s", name, error)
             raise _refused("the API server does not answer") from None
         homes = Kept(
@@ -106,7 +100,7 @@ class KubernetesVolumes:
     async def _read(self, api: client.CoreV1Api, name: str) -> Any | None:
         try:
             return await api.read_namespaced_persistent_volume_claim(
-                name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+                name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
             )
         except ApiException as error:
             if error.status != 404:
@@ -117,7 +111,7 @@ class KubernetesVolumes:
         """Delete that very claim, not one that took its name meanwhile."""
         await api.delete_namespaced_persistent_volume_claim(
             name,
-            self._namespace,
+            self._cluster.namespace,
             body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
             _request_timeout=TIMEOUT_SECONDS,
         )
@@ -152,35 +146,33 @@ class KubernetesVolumes:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._api is not None:
-            await self._client.close()
-            self._api = None
+        await self._cluster.close()
 
     async def _claim(self, name: str, labels: dict[str, str], size: int | None) -> Any:
         """The claim of that name, made if it is missing."""
         try:
-            api = await self._connect()
+            api = await self._cluster.core()
             try:
                 return await api.read_namespaced_persistent_volume_claim(
-                    name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+                    name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
                 )
             except ApiException as error:
                 if error.status != 404:
                     raise
             try:
                 return await api.create_namespaced_persistent_volume_claim(
-                    self._namespace, self._manifest(name, labels, size), _request_timeout=TIMEOUT_SECONDS
+                    self._cluster.namespace, self._manifest(name, labels, size), _request_timeout=TIMEOUT_SECONDS
                 )
             except ApiException as error:
                 if error.status != 409:
                     raise
             return await api.read_namespaced_persistent_volume_claim(
-                name, self._namespace, _request_timeout=TIMEOUT_SECONDS
+                name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
             )
         except ApiException as error:
             log.error("The API server refused the claim %s: %s %s", name, error.status, error.reason)
             raise _refused(f"the API server refused its claim ({error.status} {error.reason})") from None
-        except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
+        except AWAY as error:
             log.error("The API server does not answer for the claim %s: %s", name, error)
             raise _refused("the API server does not answer") from None
 
@@ -195,25 +187,6 @@ class KubernetesVolumes:
                 ),
             ),
         )
-
-    async def _connect(self) -> client.CoreV1Api:
-        async with self._starting:
-            if self._api is None:
-                try:
-                    config.load_incluster_config()
-                except config.ConfigException:
-                    await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
-                self._namespace = self._namespace or await asyncio.to_thread(_own_namespace)
-                self._client = client.ApiClient()
-                self._api = client.CoreV1Api(self._client)
-            return self._api
-
-
-def _own_namespace() -> str:
-    try:
-        return _NAMESPACE_FILE.read_text(encoding="ascii").strip()
-    except OSError:
-        return "default"
 
 
 def _refused(why: str) -> MaestroError:
