@@ -19,6 +19,10 @@ TAG_CELL = "maestro.cell"
 TAG_WORKSPACE = "maestro.workspace"
 TAG_LAUNCH = "maestro.launch"
 TAG_USER = "maestro.user"
+#: of the run that holds what is kept about a workspace (`maestro sync --to-experiment`): the workspace's id
+TAG_SYNC = "maestro.sync"
+#: the folder of that run's artifacts that counts; one that a sync did not finish is named nowhere
+TAG_SYNC_FOLDER = "maestro.sync.folder"
 #: MLflow's own tag of who ran it; the tracking service sets it from the signed-in user
 TAG_MLFLOW_USER = "mlflow.user"
 

@@ -136,6 +136,12 @@ class Hours(BaseModel):
     gpu: float = 0
 
 
+class MonthHours(Hours):
+    """Hours of one month (UTC), written ``2026-11``."""
+
+    month: str
+
+
 class WorkspaceUsage(BaseModel):
     """What a workspace uses now, and used.
 
@@ -144,6 +150,7 @@ class WorkspaceUsage(BaseModel):
         storage_held: whether the volume itself holds no more than the limit; where not, no server starts over it.
         launches: those that run or start, each with its last sample.
         month: hours of the present month (UTC), of everyone's launches in it.
+        months: of those before it, the oldest first, where they were asked for.
     """
 
     workspace: str
@@ -153,3 +160,4 @@ class WorkspaceUsage(BaseModel):
     storage_held: bool = False
     launches: tuple[LaunchUsage, ...] = ()
     month: Hours = Hours()
+    months: tuple[MonthHours, ...] = ()

@@ -65,19 +65,25 @@ class Api:
         Args:
             wanted: a filter of MLflow's own.
         """
+        ids = [one["experiment_id"] for one in self.experiments(workspace)]
+        query = {"experiment_ids": ids, "filter": wanted, "max_results": limit}
+        return self._mlflow(workspace, "runs", query) if ids else []
+
+    def experiments(self, workspace: str) -> list[dict[str, Any]]:
+        """The experiments of a workspace in MLflow (``experiment_id``, ``name``); none where it does not answer."""
+        found = self._mlflow(workspace, "experiments", {"max_results": 1000})
+        return [one for one in found if one.keys() >= {"experiment_id"}]
+
+    def _mlflow(self, workspace: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+        """The first page of one of MLflow's searches."""
         if not self.settings.mlflow_url:
             return []
-        base, headers = f"{self.settings.mlflow_url}/api/2.0/mlflow", {"X-MLFLOW-WORKSPACE": workspace}
+        url, headers = f"{self.settings.mlflow_url}/api/2.0/mlflow/{what}/search", {"X-MLFLOW-WORKSPACE": workspace}
         try:
-            experiments = self._client.post(f"{base}/experiments/search", json={"max_results": 1000}, headers=headers)
-            ids = [one["experiment_id"] for one in experiments.json().get("experiments", [])]
-            if not ids:
-                return []
-            query = {"experiment_ids": ids, "filter": wanted, "max_results": limit}
-            runs = self._client.post(f"{base}/runs/search", json=query, headers=headers)
-            return list(runs.json().get("runs", []))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            found = self._client.post(url, json=query, headers=headers).json().get(what, [])
+        except (httpx.HTTPError, ValueError, AttributeError):
             return []
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     def server_token(self, user: str, server_name: str) -> str:
         """A token for one notebook server alone, for five minutes.

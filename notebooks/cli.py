@@ -23,6 +23,7 @@ from .cli_environments import COMMANDS as ENVIRONMENTS
 from .cli_metadata import COMMANDS as METADATA
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
+from .cli_sync import sync
 from .cli_versions import version
 from .console import HERE, RefusalGroup, as_json
 from .console import err as _err
@@ -634,7 +635,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, security_scan, version, *METADATA, *REQUESTS, *ENVIRONMENTS):
+for _command in (advisories, security_scan, sync, version, *METADATA, *REQUESTS, *ENVIRONMENTS):
     main.add_command(_command)
 
 

@@ -36,7 +36,7 @@ def link(connect: Callable[[], Api], workspace: str, experiment: str) -> None:
 def metadata(connect: Callable[[], Api], workspace: str | None, json_: bool) -> None:
     """Show what is kept about a workspace.
 
-    Its dates, experiment, members, packages and usage, and its notebooks with their versions and runs.
+    Its dates, experiments, members, packages and usage, its notebooks with their versions, and what they ran.
     """
     found = workspace_metadata(connect(), workspace)
     return print_json(found) if json_ else _show(found)
@@ -54,6 +54,8 @@ def export(connect: Callable[[], Api], workspace: str, format_: str) -> None:
     print_json(workspace_metadata(connect(), workspace))
 
 
+#: runs of notebooks, the newest
+_SHOWN = 5
 COMMANDS = (link, metadata, export)
 
 
@@ -66,12 +68,14 @@ def _show(found: Mapping[str, Any]) -> None:
         "description": about["description"],
         "created": f"{_moment(about['created_at'])} by {about['created_by']}",
         "modified": _moment(about["modified_at"]),
-        "experiment": found["experiment"],
+        "experiment": _with_id(found["experiments"][0]),
+        "others": ", ".join(_with_id(one) for one in found["experiments"][1:]),
         "members": ", ".join(f"{one['name']} ({one['role']})" for one in found["members"]),
         "environment": f"version {environment['version']}",
         "packages": ", ".join(packages or environment["requirements"]),  # before a server resolved them
         "files": "not measured yet" if used is None else show_memory(used),
-        "this month": f"{month['cpu']:.1f} cpu hours, {month['gpu']:.1f} gpu hours",
+        "this month": _hours(month),
+        "before": "; ".join(f"{one['month']}: {_hours(one)}" for one in usage["months"][-3:]),
     }
     for title, value in rows.items():
         if value:
@@ -80,6 +84,9 @@ def _show(found: Mapping[str, Any]) -> None:
     for one in reversed(found["notebooks"]):  # the newest last, so that it stays
         _, versions, runs = latest.get(one["path"], (one, 0, 0))
         latest[one["path"]] = one, versions + 1, runs + len(one["runs"])
+    for run in found["runs"][:_SHOWN]:
+        ended = (run["status"] or "").lower()
+        say(f"{'ran:':<14}{plain(run['notebook'] or '')} {_moment(run['began_at'] or '')} by {run['user']}, {ended}")
     if latest:
         table(
             ["notebook", "versions", "runs", "saved", "by"],
@@ -88,6 +95,15 @@ def _show(found: Mapping[str, Any]) -> None:
                 for path, (one, versions, runs) in sorted(latest.items())
             ],
         )
+
+
+def _with_id(experiment: Mapping[str, Any]) -> str:
+    number = experiment["experiment_id"]
+    return f"{experiment['name']} ({number})" if number else f"{experiment['name']} (no run yet)"
+
+
+def _hours(used: Mapping[str, Any]) -> str:
+    return f"{used['cpu']:.1f} cpu hours, {used['gpu']:.1f} gpu hours"
 
 
 def _moment(text: str) -> str:

@@ -130,8 +130,13 @@ async def transfer_workspace(call: Call) -> Member:
     return await ownership.transfer(call.authority, call.caller, call.path["workspace"], call.body)
 
 
+#: that are told at once
+MAX_MONTHS = 24
+
+
 async def workspace_usage(call: Call) -> WorkspaceUsage:
-    return await usage.workspace_usage(call.authority, call.caller, call.path["workspace"])
+    months = min(int(_number(call, "months", 0)), MAX_MONTHS)
+    return await usage.workspace_usage(call.authority, call.caller, call.path["workspace"], months)
 
 
 async def list_invitations(call: Call) -> InvitationList:

@@ -85,6 +85,7 @@ API = "api/v1/jupyter"
 _ALL = (Query("all", "1: everybody's, for admins"),)
 _ARCHIVED = (Query("archived", "1: the archived ones that I own, in the place of the open ones"),)
 _NOW = (Query("now", "1: servers that may not go on end at once, not after the grace time"),)
+_MONTHS = (Query("months", "hours of so many months before this one too, at most 24"),)
 _HOURS = (Query("hours", "only so far back; left out: all that is kept"),)
 _WAIT = (
     Query("wait", "seconds to wait for a change, at most 55"),
@@ -139,7 +140,8 @@ ROUTES: tuple[Route, ...] = (
           "Make somebody else owner in my place (owners)", Transfer),
     Route("POST", W + "/experiments", MANAGE, do.link_experiment, WorkspaceView,
           "Link it to an MLflow experiment: runs go there when a launch names none (owners)", ExperimentLink),
-    Route("GET", W + "/usage", USE, do.workspace_usage, WorkspaceUsage, "Its storage, its servers, hours this month"),
+    Route("GET", W + "/usage", USE, do.workspace_usage, WorkspaceUsage, "Its storage, its servers, hours this month",
+          query=_MONTHS),
     Route("GET", M, USE, do.list_members, MemberList, "Its members"),
     Route("PUT", M, MANAGE, do.put_member, Member, "Add a member or change their role (owners)", MemberSpec,
           query=_NOW),

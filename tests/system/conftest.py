@@ -7,6 +7,8 @@
                         ``token()``, ``api()`` (Maestro's REST API), ``hub()`` (the Hub's), ``name``, ``password``.
 ``new_run``             starts further runs on states of their own (for what ends or breaks a run): a function
                         ``new_run(*arguments, state=..., before=..., **variables) -> house.Run``; all end with the test.
+``mlflow`` (session)    Maestro's MLflow alone, with stand-ins for the Hub and the workspaces service. A
+                        :class:`mlflow_alone.MlflowAlone`: ``client(user, workspace, server)``, ``workspaces.member()``.
 
 Tests share the session's system: take names of your own, and leave others' servers alone.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.house import ROOT, Maestro, Run
+from tests.system.mlflow_alone import MlflowAlone
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +39,16 @@ def maestro(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maestro]:
         kept = os.environ.get("MAESTRO_TEST_LOGS")  # for whoever looks into a failure
         if kept and (run.state / "log").is_dir():
             shutil.copytree(run.state / "log", kept, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowAlone]:
+    """MLflow alone; ends with the session."""
+    alone = MlflowAlone(tmp_path_factory.mktemp("mlflow"))
+    try:
+        yield alone
+    finally:
+        alone.close()
 
 
 @pytest.fixture

@@ -483,10 +483,19 @@ def test_what_is_kept_about_a_workspace_is_shown_and_exported(signed_in: Service
     environment = {**version, "workspace": "demo", "current": 1, "packages": packages}
     signed_in.on("GET", f"{place}/environment", (200, environment))
     signed_in.on("GET", f"{place}/environment/history", (200, {"workspace": "demo", "versions": [version]}))
-    signed_in.on("GET", f"{place}/usage", (200, {"workspace": "demo", "month": {"cpu": 1.25, "gpu": 0}}))
+    used = {"month": {"cpu": 1.25, "gpu": 0}, "months": [{"month": "2025-12", "cpu": 9.5, "gpu": 2}]}
+    signed_in.on("GET", f"{place}/usage?months=24", (200, {"workspace": "demo", **used}))
     signed_in.on("GET", f"{place}/snapshots?limit=1000", (200, {"snapshots": notebooks}))
-    run_of_b = {"info": {"run_name": "first"}, "data": {"tags": [{"key": "maestro.snapshot", "value": "b" * 64}]}}
-    signed_in.on("POST", f"{MLFLOW}/experiments/search", (200, {"experiments": [{"experiment_id": "1"}]}))
+    tags = {"maestro.snapshot": "b" * 64, "maestro.notebook": "a.ipynb", "maestro.reason": "the cell raised"}
+    run_of_b = {
+        "info": {
+            "run_id": "r1", "run_name": "first", "experiment_id": "7", "user_id": "bob", "status": "FAILED",
+            "start_time": 1767600000000, "end_time": 1767600060000,
+        },
+        "data": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+    }  # fmt: skip
+    experiments = [{"experiment_id": "3", "name": "demo"}, {"experiment_id": "7", "name": "exp-123"}]
+    signed_in.on("POST", f"{MLFLOW}/experiments/search", (200, {"experiments": experiments}))
     signed_in.on("POST", f"{MLFLOW}/runs/search", (200, {"runs": [run_of_b]}))
 
     found = json.loads(run("export", "demo", "--format=json").stdout)
@@ -496,9 +505,20 @@ def test_what_is_kept_about_a_workspace_is_shown_and_exported(signed_in: Service
     assert [one["name"] for one in found["members"]] == ["ann"]
     assert found["environment"]["packages"] == packages and len(found["environment_history"]) == 1
     assert found["usage"]["month"]["cpu"] == 1.25
+    assert found["usage"]["months"] == used["months"]
     assert [one["runs"] for one in found["notebooks"]] == [["first"], []]
+    assert found["experiments"] == [
+        {"name": "exp-123", "experiment_id": "7", "linked": True},
+        {"name": "demo", "experiment_id": "3", "linked": False},
+    ]
+    (ran,) = found["runs"]
+    assert (ran["notebook"], ran["version"], ran["user"], ran["status"]) == ("a.ipynb", "b" * 64, "bob", "FAILED")
+    assert (ran["began_at"], ran["reason"]) == ("2026-01-05T08:00:00Z", "the cell raised")
     printed = run("metadata", "demo").stdout
-    for words in ("exp-123", "ann (owner)", "numpy 2.3.1", "1.2 cpu hours"):
+    for words in (
+        "exp-123 (7)", "demo (3)", "ann (owner)", "numpy 2.3.1", "1.2 cpu hours", "2025-12: 9.5 cpu hours",
+        "a.ipynb 2026-01-05 08:00 by bob, failed",
+    ):  # fmt: skip
         assert words in printed
     assert printed.splitlines()[-1].split() == ["a.ipynb", "2", "1", "2026-01-04", "08:00", "bob"]
     assert run("export", "demo", "--format=csv").exit_code != 0

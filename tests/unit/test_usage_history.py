@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
+from maestro_core.budget import month_of
 from maestro_core.launches import LaunchPlan, LaunchStatus
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
 from maestro_core.usage import Heartbeat
 from maestro_hub_services.store import LaunchRow, Store, UsageRow
 from maestro_hub_services.store.clock import now
+from maestro_hub_services.store.tables import charge, workspace
 from maestro_hub_services.workspaces.domain import usage
 from maestro_hub_services.workspaces.samples import Samples
 from tests.workspaces_kit import CREATED, World, running_world, until
@@ -108,6 +112,25 @@ class TestHeartbeats:
         assert (launch["user"], launch["latest"]["memory"], launch["resources"]["cpu"]) == ("ann", 2 * GI, 1)
         assert (await call(world, "eve", "GET", "/workspaces/demo/usage")).status_code == 404
         assert (await call(world, "eve", "GET", f"/launches/{plan.launch_id}/usage")).status_code == 404
+
+    async def test_hours_are_told_month_by_month(self, world: World) -> None:
+        """Back to the month in which the workspace was made; without being asked, this month alone."""
+        await launched(world)
+        this = month_of(now())
+        before = month_of(this.start - timedelta(days=1))
+        made = month_of(before.start - timedelta(days=1))
+        async with world.authority.store.write() as unit:
+            database = unit.charges._db
+            began = before.end.timestamp() - 3 * 3600
+            await database.execute(update(charge).values(began=began, cpu=2.0))
+            await database.execute(update(workspace).values(created_at=made.start + timedelta(days=3)))
+        shown = (await call(world, "ann", "GET", "/workspaces/demo/usage?months=24")).json()
+        assert [(one["month"], one["cpu"]) for one in shown["months"]] == [
+            (f"{made.start:%Y-%m}", 0),
+            (f"{before.start:%Y-%m}", pytest.approx(6)),
+        ]
+        assert len((await call(world, "ann", "GET", "/workspaces/demo/usage?months=1")).json()["months"]) == 1
+        assert (await call(world, "ann", "GET", "/workspaces/demo/usage")).json()["months"] == []
 
     async def test_cost_no_transaction_each(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         plan, token = await launched(world)

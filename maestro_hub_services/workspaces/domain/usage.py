@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from maestro_core.budget import month_of
 from maestro_core.errors import MaestroError
 from maestro_core.roles import may
-from maestro_core.usage import Heartbeat, Hours, LaunchUsage, Notices, UsagePoint, WorkspaceUsage
+from maestro_core.usage import Heartbeat, Hours, LaunchUsage, MonthHours, Notices, UsagePoint, WorkspaceUsage
 from maestro_hub_services.store import LaunchRow, Unit, UsageRow, WorkspaceRow
 from maestro_hub_services.store.clock import now
 from maestro_hub_services.store.counts import WORKSPACE
@@ -157,8 +157,11 @@ async def launch_usage(authority: Authority, caller: Caller, session_id: str, si
         return _launch(launch, workspace, latest, rows)
 
 
-async def workspace_usage(authority: Authority, caller: Caller, name: str) -> WorkspaceUsage:
+async def workspace_usage(authority: Authority, caller: Caller, name: str, months: int = 0) -> WorkspaceUsage:
     """What a workspace uses: its storage, its servers, the hours of this month. Every member may see it.
+
+    Args:
+        months: how many months before this one are told too.
 
     Raises:
         MaestroError: ``unknown_workspace``.
@@ -170,6 +173,7 @@ async def workspace_usage(authority: Authority, caller: Caller, name: str) -> Wo
         latest = await unit.usage.latest([launch.id for launch in launches])
         counted = await unit.counts.count(month_of(now()), hours=[WORKSPACE], workspace_id=workspace.id)
         hours = counted.hours[WORKSPACE]
+        before = await _months(unit, workspace, months)
         return WorkspaceUsage(
             workspace=workspace.name,
             storage_used=workspace.storage_used,
@@ -178,7 +182,20 @@ async def workspace_usage(authority: Authority, caller: Caller, name: str) -> Wo
             storage_held=authority.volumes.holds_size,
             launches=tuple(_launch(one, workspace, latest.get(one.id), ()) for one in launches),
             month=Hours(cpu=hours.cpu, gpu=hours.gpu),
+            months=before,
         )
+
+
+async def _months(unit: Unit, workspace: WorkspaceRow, many: int) -> tuple[MonthHours, ...]:
+    """The hours of months before this one, back to when the workspace was made."""
+    found: list[MonthHours] = []
+    month = month_of(now())
+    while len(found) < many and month.start > workspace.created_at:
+        month = month_of(month.start - timedelta(days=1))
+        counted = await unit.counts.count(month, hours=[WORKSPACE], workspace_id=workspace.id)
+        hours = counted.hours[WORKSPACE]
+        found.append(MonthHours(month=f"{month.start:%Y-%m}", cpu=hours.cpu, gpu=hours.gpu))
+    return tuple(reversed(found))
 
 
 async def latest_samples(authority: Authority, caller: Caller) -> dict[str, UsagePoint]:
