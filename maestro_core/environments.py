@@ -10,7 +10,7 @@ against the version that each of them knew (:func:`merged`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -22,9 +22,10 @@ from .errors import MaestroError
 from .packages import normal_name
 from .workspace_settings import MAX_PACKAGES, check_requirement
 
-#: what manages the packages of a record
-Kind = Literal["python"]
+#: what manages the packages of a record; what people call such a record
+Kind = Literal["python", "conda"]
 PYTHON: Kind = "python"
+TITLES: Mapping[Kind, str] = {"python": "environment", "conda": "conda environment"}
 
 #: packages of one lock, and hashes of one package (a version's files for one platform are few)
 MAX_LOCKED, MAX_HASHES = 1000, 20
@@ -176,8 +177,10 @@ class EnvironmentSummary(BaseModel):
         requirements: what people asked for.
         python_version: what the workspace asks for, or None.
         targets: for which its files are known.
+        channels: of a conda environment: those that are looked in.
     """
 
+    kind: Kind = PYTHON
     version: int
     parent: int
     author: str
@@ -186,6 +189,7 @@ class EnvironmentSummary(BaseModel):
     requirements: tuple[str, ...] = ()
     python_version: str | None = None
     targets: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 class EnvironmentView(EnvironmentSummary):
@@ -197,7 +201,6 @@ class EnvironmentView(EnvironmentSummary):
     """
 
     workspace: str
-    kind: Kind = PYTHON
     current: int
     packages: tuple[PackageShown, ...] = ()
     settled: bool = True
@@ -280,20 +283,45 @@ def merged(
     Raises:
         MaestroError: ``conflict`` when somebody else has changed the same name meanwhile into something else.
     """
-    made = dict(current)
     installed = {it.name: it.version for it in change.built.installed} if change.built else {}
-    for text in change.add:
-        name = name_of(text)
+
+    def content(name: str, text: str, there: str | None) -> bool:
+        return _content_with(text, there, installed.get(name))
+
+    return merged_by_name(by_name(change.add), change.remove, base, current, version, author, content=content)
+
+
+def merged_by_name(
+    add: Mapping[str, str],
+    remove: Iterable[str],
+    base: Mapping[str, str],
+    current: Mapping[str, str],
+    version: int,
+    author: str,
+    *,
+    title: str = TITLES[PYTHON],
+    content: Callable[[str, str, str | None], bool] = lambda name, text, there: False,
+) -> dict[str, str]:
+    """As :func:`merged`, of anything that stands under names.
+
+    Args:
+        content: of a name, what is to be added, and what is there: whether that is met already.
+
+    Raises:
+        MaestroError: as :func:`merged`.
+    """
+    made = dict(current)
+    for name, text in add.items():
         there = current.get(name)
-        if there == text or _content_with(text, there, installed.get(name)):
+        if there == text or content(name, text, there):
             continue
         if there != base.get(name):
-            raise _conflict(name, there, f"asks for {text}", version, author)
+            raise _conflict(name, there, f"asks for {text}", version, author, title)
         made[name] = text
-    for name in change.remove:
+    for name in remove:
         there = current.get(name)
         if there is not None and there != base.get(name):
-            raise _conflict(name, there, "removes it", version, author)
+            raise _conflict(name, there, "removes it", version, author, title)
         made.pop(name, None)
     if len(made) > MAX_PACKAGES:
         raise MaestroError("invalid_request", f"An environment asks for at most {MAX_PACKAGES} packages; remove some.")
@@ -308,11 +336,11 @@ def _content_with(text: str, there: str | None, installed: str | None) -> bool:
     return installed is None or takes(there, installed)
 
 
-def _conflict(name: str, there: str | None, ours: str, version: int, author: str) -> MaestroError:
+def _conflict(name: str, there: str | None, ours: str, version: int, author: str, title: str) -> MaestroError:
     theirs = f"changed it to {there}" if there else "removed it"
     return MaestroError(
         "conflict",
-        f"{name}: {author} {theirs} in version {version} of the environment, and this change {ours}; look at that "
+        f"{name}: {author} {theirs} in version {version} of the {title}, and this change {ours}; look at that "
         "version first, then change it again.",
         {"package": name, "version": version},
     )

@@ -32,8 +32,9 @@ EVENTS: dict[str, EventKind] = {
     "invitation_accepted": EventKind("An invitation became a membership.", ("role",)),
     "invitation_ended": EventKind("An invitation was withdrawn, declined or ran out.", ("reason",)),
     "environment_changed": EventKind(
-        "A workspace's environment has a new version; `moved` says which packages it asks for otherwise than before.",
-        ("number", "parent", "reason", "moved"),
+        "A workspace's environment has a new version; `moved` says which packages it asks for otherwise than before, "
+        "`kind_of` whether they are Python's or conda's. Repeats are counted, as those of `launch_refused`.",
+        ("kind_of", "number", "parent", "reason", "moved"),
     ),
     "launch_reserved": EventKind("A launch was admitted and reserved.", ("server_name", "profile", "resources")),
     "launch_refused": EventKind(

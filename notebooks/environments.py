@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from maestro_core.conda_environments import CondaBuild, CondaChange
 from maestro_core.environments import (
+    PYTHON,
     EnvironmentChange,
     EnvironmentDiff,
     EnvironmentHistory,
     EnvironmentSummary,
     EnvironmentView,
+    Kind,
     Rollback,
 )
 from maestro_core.models import read_model
@@ -21,6 +24,7 @@ class EnvironmentManager:
     """Looks after the environments of workspaces through the service.
 
     Args:
+        kind: ``conda``: their conda environments in the place of those of Python's packages.
         url: the Hub's address; None: environment or ``maestro login``.
         token: a Hub token; None: likewise.
 
@@ -28,8 +32,11 @@ class EnvironmentManager:
         MaestroError: ``not_signed_in`` when there is no token to be found.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None, api: Api | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, token: str | None = None, api: Api | None = None, kind: Kind = PYTHON
+    ) -> None:
         self._api = api or Api(url, token)
+        self._path_of = {"python": "environment", "conda": "conda"}[kind]
 
     def get(self, workspace_id: str | None = None, version: int | None = None) -> EnvironmentView:
         """One version; the current one, and one's own workspace, where nothing is named.
@@ -78,9 +85,22 @@ class EnvironmentManager:
         body = read_model(Rollback, {"version": version}).model_dump()
         return EnvironmentView.model_validate(self._api.post(f"{self._path(workspace_id)}/rollback", body))
 
+    def conda_build(self, workspace_id: str, target: str) -> CondaBuild:
+        """What a server of a platform (``linux-64``) solves and installs; of kind ``conda`` alone."""
+        return CondaBuild.model_validate(self._api.get(f"{self._path(workspace_id)}/build", target=target))
+
+    def conda_change(self, workspace_id: str, change: CondaChange) -> EnvironmentView:
+        """Tell what a server has installed; of kind ``conda`` alone.
+
+        Raises:
+            MaestroError: ``forbidden`` for viewers, ``package_blocked``, ``conflict``.
+        """
+        body = change.model_dump(mode="json", exclude_unset=True)
+        return EnvironmentView.model_validate(self._api.post(self._path(workspace_id), body))
+
     def _change(self, workspace_id: str | None, change: dict[str, object]) -> EnvironmentView:
         body = read_model(EnvironmentChange, change).model_dump(mode="json", exclude_unset=True)
         return EnvironmentView.model_validate(self._api.post(self._path(workspace_id), body))
 
     def _path(self, workspace_id: str | None) -> str:
-        return f"/workspaces/{segment(workspace_id or self._api.settings.workspace)}/environment"
+        return f"/workspaces/{segment(workspace_id or self._api.settings.workspace)}/{self._path_of}"

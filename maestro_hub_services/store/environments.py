@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from json import dumps
 from typing import Any
 
-from sqlalchemy import String, cast, delete, func, insert, literal, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import String, cast, delete, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maestro_core.conda_environments import LockedCondaPackage, specs_by_name
 from maestro_core.environments import PYTHON, Kind, LockedPackage, by_name
 
 from .clock import now
@@ -21,6 +23,12 @@ LOCKS_KEPT = 50
 #: targets (Python, platform, image) of which one version keeps locks
 MAX_TARGETS = 20
 
+#: one package of a lock, of either kind
+Locked = LockedPackage | LockedCondaPackage
+_LOCKED: TypeAdapter[tuple[Locked, ...]] = TypeAdapter(tuple[Locked, ...])
+#: what is asked for, by name
+_BY_NAME: Mapping[Kind, Callable[[Iterable[str]], dict[str, str]]] = {"python": by_name, "conda": specs_by_name}
+
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentRow:
@@ -28,7 +36,7 @@ class EnvironmentRow:
 
     id: int
     workspace_id: str
-    kind: str
+    kind: Kind
     number: int
     parent: int
     author: str
@@ -37,6 +45,12 @@ class EnvironmentRow:
     reason: str
     python_version: str | None
     requirements: tuple[str, ...]
+    channels: tuple[str, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """What people asked for, by name."""
+        return _BY_NAME[self.kind](self.requirements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,7 @@ class LockRow:
     environment_id: int
     target: str
     complete: bool
-    packages: tuple[LockedPackage, ...]
+    packages: tuple[Locked, ...]
 
 
 class EnvironmentRepository:
@@ -80,16 +94,18 @@ class EnvironmentRepository:
         Locks are large and everybody's: the database looks through them, none is brought here.
         """
         last = select(func.max(environment.c.id)).group_by(environment.c.workspace_id, environment.c.kind)
-        locked = cast(environment_lock.c.packages, String).contains(f'"name": {dumps(package)}', autoescape=True)
+        text = cast(environment_lock.c.packages, String)
+        spellings = {package, package.replace("-", "_")}  # conda's locks keep their channel's
+        locked = or_(*(text.contains(f'"name": {dumps(name)}', autoescape=True) for name in sorted(spellings)))
         has_it = select(environment_lock.c.environment_id).where(environment_lock.c.environment_id.in_(last), locked)
-        query = select(environment.c.workspace_id, environment.c.requirements, environment.c.id.in_(has_it)).where(
-            environment.c.id.in_(last)
-        )
+        query = select(
+            environment.c.workspace_id, environment.c.kind, environment.c.requirements, environment.c.id.in_(has_it)
+        ).where(environment.c.id.in_(last))
         return sorted(
             {
                 workspace_id
-                for workspace_id, requirements, has in await self._db.execute(query)
-                if has or package in by_name(requirements)
+                for workspace_id, kind, requirements, has in await self._db.execute(query)
+                if has or package in _BY_NAME[kind](requirements)
             }
         )
 
@@ -114,6 +130,7 @@ class EnvironmentRepository:
         python_version: str | None = None,
         launch_id: str | None = None,
         kind: Kind = PYTHON,
+        channels: Sequence[str] = (),
     ) -> EnvironmentRow:
         """The next version. The caller holds a write transaction."""
         number = await self.number(workspace_id, kind) + 1
@@ -128,6 +145,7 @@ class EnvironmentRepository:
             "reason": reason,
             "python_version": python_version,
             "requirements": list(requirements),
+            "channels": list(channels) or None,
         }
         await self._db.execute(insert(environment), values)
         old = select(environment.c.id).where(
@@ -197,9 +215,7 @@ class EnvironmentRepository:
         found = (await self._db.execute(query)).mappings().first()
         return None if found is None else _lock(found)
 
-    async def put_lock(
-        self, environment_id: int, target: str, packages: Sequence[LockedPackage], *, complete: bool
-    ) -> None:
+    async def put_lock(self, environment_id: int, target: str, packages: Sequence[Locked], *, complete: bool) -> None:
         """Keep a lock, in the place of one that is there."""
         values = {"complete": complete, "packages": [it.model_dump() for it in packages]}
         here = (environment_lock.c.environment_id == environment_id) & (environment_lock.c.target == target)
@@ -218,9 +234,11 @@ class EnvironmentRepository:
 
 def _row(row: Any) -> EnvironmentRow:
     values = dict(row)
-    return EnvironmentRow(**{**values, "requirements": tuple(values["requirements"])})
+    lists = {name: tuple(values[name] or ()) for name in ("requirements", "channels")}
+    return EnvironmentRow(**values | lists)
 
 
 def _lock(row: Any) -> LockRow:
-    packages = tuple(LockedPackage.model_validate(it) for it in row["packages"])
-    return LockRow(row["environment_id"], row["target"], bool(row["complete"]), packages)
+    return LockRow(
+        row["environment_id"], row["target"], bool(row["complete"]), _LOCKED.validate_python(row["packages"])
+    )

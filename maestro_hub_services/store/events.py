@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -72,7 +72,15 @@ class EventRepository:
         await self._insert(kind, actor, workspace_id, launch_id, user, check_event(kind, fields), None)
 
     async def count_up(
-        self, kind: str, actor: str, *, user: str, workspace_id: str | None = None, **fields: Any
+        self,
+        kind: str,
+        actor: str,
+        *,
+        user: str,
+        workspace_id: str | None = None,
+        launch_id: str | None = None,
+        apart: Collection[str] = (),
+        **fields: Any,
     ) -> None:
         """Add an event that one person can cause in a loop, or count it on one that is younger than :data:`FOLD`.
 
@@ -80,11 +88,15 @@ class EventRepository:
         in that time, and one more that counts all others, whatever and wherever they are. The caller holds a write
         transaction.
 
+        Args:
+            apart: fields that are new each time, and make no other event of it.
+
         Raises:
             KeyError: as :meth:`append`.
         """
         checked = check_event(kind, fields)
-        same = _hash(kind, actor, user, workspace_id, checked)
+        told = {name: value for name, value in checked.items() if name not in apart}
+        same = _hash(kind, actor, user, workspace_id, told)
         if await self._again(same, checked):
             return
         mine = and_(event.c.user == user, event.c.kind == kind, event.c.at > now() - FOLD)
@@ -93,7 +105,7 @@ class EventRepository:
             same, workspace_id = _hash(kind, actor, user, "others"), None
             if await self._again(same, checked):
                 return
-        await self._insert(kind, actor, workspace_id, None, user, checked, same)
+        await self._insert(kind, actor, workspace_id, launch_id, user, checked, same)
 
     async def _again(self, same: str, fields: dict[str, Any]) -> bool:
         young = and_(event.c.same == same, event.c.at > now() - FOLD)

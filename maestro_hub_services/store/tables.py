@@ -354,7 +354,7 @@ environment = Table(
     metadata,
     Column("id", _Serial, primary_key=True),
     Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
-    Column("kind", String(16), nullable=False),  # what manages the packages: python
+    Column("kind", String(16), nullable=False),  # what manages the packages: python or conda
     Column("number", Integer, nullable=False),  # counts up from 1 in each workspace and kind
     Column("parent", Integer, nullable=False),  # 0: made from nothing
     Column("author", String(255), nullable=False),
@@ -363,6 +363,7 @@ environment = Table(
     Column("reason", String(200), nullable=False, server_default=""),
     Column("python_version", String(16)),  # that the workspace asks for
     Column("requirements", JSON, nullable=False),
+    Column("channels", JSON),  # of conda's: those that are looked in
     UniqueConstraint("workspace_id", "kind", "number"),
 )
 
@@ -373,7 +374,7 @@ environment_lock = Table(
     Column("environment_id", _Serial, ForeignKey("environment.id"), primary_key=True),
     Column("target", String(80), primary_key=True),
     Column("complete", Boolean, nullable=False),  # false: only what to prefer when it is resolved
-    Column("packages", JSON, nullable=False),  # [{name, version, hashes}]
+    Column("packages", JSON, nullable=False),  # [{name, version, hashes}]; conda's: build, channel and sha256
 )
 
 #: a notebook without outputs, once for each address in a workspace (maestro_core.snapshots)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from maestro_core.advisories import AdvisoryStatus
+from maestro_core.conda_environments import CONDA, CondaBuild
 from maestro_core.environments import (
     EnvironmentBuild,
     EnvironmentDiff,
@@ -43,6 +44,7 @@ from .domain import (
     admission,
     advisories,
     clearing,
+    conda_environments,
     environments,
     forcing,
     forms,
@@ -205,6 +207,34 @@ async def roll_back_environment(call: Call) -> EnvironmentView:
 async def environment_build(call: Call) -> EnvironmentBuild:
     version, target = _version(call, "version") or 0, call.query.get("target", "")
     return await environments.build_of(call.authority, call.caller, call.path["workspace"], version, target)
+
+
+async def view_conda(call: Call) -> EnvironmentView:
+    version = _version(call, "version")
+    return await environments.view(call.authority, call.caller, call.path["workspace"], version, CONDA)
+
+
+async def change_conda(call: Call) -> EnvironmentView:
+    return await conda_environments.change(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def conda_history(call: Call) -> EnvironmentHistory:
+    return await environments.history(call.authority, call.caller, call.path["workspace"], CONDA)
+
+
+async def conda_diff(call: Call) -> EnvironmentDiff:
+    before, after = _version(call, "from") or 0, _version(call, "to")
+    return await environments.diff(call.authority, call.caller, call.path["workspace"], before, after, CONDA)
+
+
+async def roll_back_conda(call: Call) -> EnvironmentView:
+    number = call.body.version
+    return await environments.roll_back(call.authority, call.caller, call.path["workspace"], number, CONDA)
+
+
+async def conda_build(call: Call) -> CondaBuild:
+    target = call.query.get("target", "")
+    return await conda_environments.build_of(call.authority, call.caller, call.path["workspace"], target)
 
 
 async def keep_environment_build(call: Call) -> EnvironmentBuild:

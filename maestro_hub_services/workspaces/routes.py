@@ -14,6 +14,7 @@ from typing import Any
 from tornado.web import RequestHandler
 
 from maestro_core.advisories import AdvisoryBatch, AdvisoryStatus, Malware
+from maestro_core.conda_environments import CondaBuild, CondaChange
 from maestro_core.environments import (
     Deposit,
     EnvironmentBuild,
@@ -120,7 +121,7 @@ _VERSIONS_OF = (
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
 R = "/requests/{request_id}"
-E = W + "/environment"
+E, C = W + "/environment", W + "/conda"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
     Route("GET", "/me", USE, do.me, Me, "Who I am to Maestro"),
@@ -168,6 +169,17 @@ ROUTES: tuple[Route, ...] = (
           query=_BUILD),
     Route("PUT", E + "/build", USE, do.keep_environment_build, EnvironmentBuild,
           "Notebook server: what it resolved for its Python and platform (editors); the first answer stays", Deposit),
+    Route("GET", C, USE, do.view_conda, EnvironmentView, "Its conda packages: one version of its conda environment",
+          query=_VERSION),
+    Route("POST", C, USE, do.change_conda, EnvironmentView,
+          "Add and remove conda packages (editors): a new version, merged with what others changed", CondaChange),
+    Route("GET", C + "/history", USE, do.conda_history, EnvironmentHistory, "The versions of its conda environment"),
+    Route("GET", C + "/diff", USE, do.conda_diff, EnvironmentDiff, "What is different between two of them",
+          query=_VERSIONS),
+    Route("POST", C + "/rollback", USE, do.roll_back_conda, EnvironmentView,
+          "A new version with the content of an old one (editors)", Rollback, statuses=(201,)),
+    Route("GET", C + "/build", USE, do.conda_build, CondaBuild, "Notebook server: what it solves and installs",
+          query=(Query("target", "its platform, as conda calls it: linux-64"),)),
     Route("GET", W + "/limits", USE, do.view_limits, LimitList, "My limits there, what is in use, who set them"),
     Route("GET", "/quotas", ADMIN, do.list_quotas, QuotaList, "Every figure that is set, and who set it"),
     Route("GET", "/quotas/near", ADMIN, do.list_near, NearList, "Who has 80 % of a limit in use, or more"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -12,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maestro_core.client_words import reason_in
+
 #: a package of a lock: name, version, hashes (``maestro_core.environments.LockedPackage`` as JSON)
 Package = dict[str, Any]
-NOT_ANSWERING = "the package index does not answer"
 _NO_WHEELS = "building from source is disabled"
-_SIGNS_OF_SILENCE = ("error sending request", "client error (Connect)", "HTTP status server error", "timed out")
 
 
 class UvError(Exception):
@@ -137,18 +136,6 @@ class Uv:
             raise NeedsSource("there is no wheel of it")
         if done.returncode:
             raise UvError(reason_in(done.stderr))
-
-
-def reason_in(told: str) -> str:
-    """The reason in what uv wrote, as part of a sentence: the index's own words where it has some."""
-    if found := re.search(r"Server message: (?:[^,\n]*, )?(.+)", told):
-        return found[1].strip().rstrip(".")[:400]
-    if any(sign in told for sign in _SIGNS_OF_SILENCE):
-        return NOT_ANSWERING
-    causes = re.findall(r"^\s*cause: (.+)$", told, re.MULTILINE)
-    first = re.search(r"^error: (.+)$", told, re.MULTILINE)
-    text = causes[0] if causes else first[1] if first else "uv failed without a word"
-    return re.sub(r"https?://\S+", "the index", text).strip().rstrip(".")[:400]
 
 
 def _preferences(prefer: Mapping[str, str]) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,21 +18,49 @@ from pathlib import Path
 
 import httpx
 import pytest
-import rattler
-import rattler.exceptions
-import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 from maestro_core.clients import client_environment, client_files
+from maestro_core.conda_environments import CondaBuild, CondaChange, merged_specs, specs_by_name
 from maestro_core.errors import MaestroError
-from notebooks.conda_environment import Place, install, place_of
+from notebooks.conda_environment import Installed, install
+from notebooks.conda_files import Wish, named, read_file
+from notebooks.conda_place import Place, place_of
 from tests import conda_kit, package_kit
 from tests.index_service import index_service
 
 ROOT = Path(__file__).resolve().parents[2]
-#: what ipykernel's package of the test channel stands for: this Python, which has it
-PYTHON = {"bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}
+#: Python's package of the test channel: this Python in an environment of its own, which sees ipykernel here
+SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+PYTHON = {
+    "bin/python": f'#!/bin/bash\nexec -a "$0" {Path(sys.executable).resolve()} "$@"\n',
+    "pyvenv.cfg": f"home = {Path(sys.executable).resolve().parent}\ninclude-system-site-packages = false\n",
+    f"{SITE}/these.pth": f"{sysconfig.get_path('purelib')}\n",
+}
+
+
+class Workspace:
+    """The workspace's conda environment, as the service keeps it (its own tests: test_conda_environments.py)."""
+
+    def __init__(self) -> None:
+        self.build = CondaBuild()
+
+    def current(self, target: str) -> CondaBuild:
+        return self.build
+
+    def keep(self, change: CondaChange) -> int:
+        assert change.built is not None and "alive" not in change.model_dump_json(), "the token was kept"
+        number = self.build.version + 1
+        asked = merged_specs(
+            change, specs_by_name(self.build.requirements), specs_by_name(self.build.requirements), 1, ""
+        )
+        channels = tuple(dict.fromkeys([*self.build.channels, *change.channels]))
+        self.build = CondaBuild(
+            version=number, requirements=tuple(asked.values()), channels=channels, complete=True,
+            packages=change.built.packages,
+        )  # fmt: skip
+        return number
 
 
 @dataclass
@@ -43,6 +71,7 @@ class House:
     channels: conda_kit.Channels
     authority: package_kit.Authority
     folder: Path
+    upstream: package_kit.Upstream
 
     def server(self, name: str, token: str, role: str = "editor") -> Place:
         """A notebook server in the workspace, with the files of its launch; of a new name: a new one."""
@@ -70,7 +99,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One index and one policy for all stories; ``alive`` is the token of a launch."""
     channels, folder = conda_kit.Channels(), tmp_path_factory.mktemp("conda")
     with (
-        package_kit.upstream_and_authority() as (_, authority),
+        package_kit.upstream_and_authority() as (upstream, authority),
         package_kit.running((channels.app(), lambda port: setattr(channels, "port", port))),
     ):
         channels.add("python", "3.11.9", files=PYTHON)
@@ -83,56 +112,116 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         channels.add("tensorflow", "2.16.1")
         channels.add("only-there", "1.0", channel="pytorch")
         channels.add("bwa", "0.7", channel="bioconda")
+        for name, version in (("small-model", "1.0"), ("small-model", "2.0"), ("small-evil", "1.0")):
+            upstream.add(name, version)
         authority.rule(
-            blocked_packages=["numpy>=2", {"package": "requests", "reason": "use our client"}],
+            blocked_packages=["numpy>=2", {"package": "requests", "reason": "use our client"}, "small-evil"],
             approval_required=["tensorflow"],
+            upstream=upstream.url,
             index={"channel_alias": channels.url},
         )
         with index_service(authority, folder / "state") as index:
-            yield House(index.url, channels, authority, folder)
+            yield House(index.url, channels, authority, folder, upstream)
 
 
-def refusal(place: Place, *packages: str) -> MaestroError:
+def add(place: Place, *packages: str, record: Workspace | None = None) -> Installed:
+    return install(place, named(packages), record or Workspace())
+
+
+def refusal(place: Place, *packages: str, record: Workspace | None = None) -> MaestroError:
     with pytest.raises(MaestroError) as caught:
-        install(place, packages)
+        add(place, *packages, record=record)
     assert "alive" not in caught.value.message, "the token was shown"
     return caught.value
 
 
 class TestRattler:
     def test_what_is_allowed_installs_and_is_a_kernel(self, house: House) -> None:
-        place = house.server("first", "alive")
-        done = install(place, ["numpy"])
+        place, record = house.server("first", "alive"), Workspace()
+        done = add(place, "numpy", record=record)
         assert done.packages == {"ipykernel": "6.29.5", "numpy": "1.26.4", "python": "3.11.9"}  # not 2.1: a rule
         assert (place.folder / "share/numpy/version.txt").read_text() == "1.26.4"
         assert done.kernel
         assert self.says("print(__import__('os').environ['CONDA_PREFIX'])", place) == str(place.folder)
 
-        again = install(place, ["pytorch::only-there"])
-        assert again.changed == ("only-there",)
-        record = yaml.safe_load(place.record.read_text())
-        assert record["dependencies"] == ["numpy", "pytorch::only-there"]
-        assert record["channels"] == ["conda-forge", "pytorch"]
-        assert "alive" not in place.record.read_text()
-        self.rebuilt_elsewhere(house, place)
+        again = add(place, "pytorch::only-there", record=record)
+        assert (again.changed, again.version) == (("only-there",), 2)
+        assert record.build.requirements == ("numpy", "pytorch::only-there")
+        assert record.build.channels == ("conda-forge", "pytorch")
+        self.rebuilt_elsewhere(house, record)
+        removed = install(place, Wish(), record, remove=["only-there"])
+        assert (removed.gone, record.build.requirements) == (("only-there",), ("numpy",))
+        assert not (place.folder / "share/only-there").exists()
 
-    def rebuilt_elsewhere(self, house: House, place: Place) -> None:
+    def rebuilt_elsewhere(self, house: House, record: Workspace) -> None:
         """Another server builds what the record says, newer packages or not, and refuses another file."""
         house.channels.add("only-there", "2.0", channel="pytorch")
-        text = place.record.read_text()
         viewer = house.server("second", "alive", role="viewer")
-        viewer.record.write_text(text)
-        assert install(viewer, []).packages["only-there"] == "1.0"
-        assert "A viewer cannot add packages" in refusal(viewer, "numpy").message
-        third = house.server("third", "alive")
-        third.record.write_text(re.sub(r"(only-there 1.0 0 sha256:)\w{4}", r"\g<1>0000", text))
-        assert "is another file now" in refusal(third).message
+        built = add(viewer, record=record)
+        assert (built.packages["only-there"], built.version) == ("1.0", None)
+        assert "A viewer cannot change the packages" in refusal(viewer, "numpy", record=record).message
+        third, other = house.server("third", "alive"), Workspace()
+        files = [it.model_copy(update={"sha256": "0" * 64}) if it.name == "only-there" else it
+                 for it in record.build.packages]  # fmt: skip
+        other.build = record.build.model_copy(update={"packages": tuple(files)})
+        assert "is another file now" in refusal(third, record=other).message
 
     def test_channels_without_ipykernel_make_no_kernel(self, house: House) -> None:
         place = dataclasses.replace(house.server("bare", "alive"), channels=("pytorch",))
-        done = install(place, ["only-there ==1.0"])
+        done = add(place, "only-there ==1.0")
         assert (done.packages, done.kernel) == ({"only-there": "1.0"}, False)
         assert not (place.kernels / "conda").exists()
+
+    def test_an_environment_file_with_a_pip_section(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        place, record = house.server("from-file", "alive"), Workspace()
+        for name, value in house.environ("from-file").items():
+            monkeypatch.setenv(name, value)
+        file = place.files / "environment.yml"
+        file.write_text(
+            "name: course\nchannels: [pytorch, nodefaults]\n"
+            "dependencies: [numpy >=1, only-there=1.0, pip: [small-model]]\n"
+        )
+        done = install(place, read_file(file), record)
+        assert {"numpy": "1.26.4", "only-there": "1.0", "small-model": "2.0"}.items() <= done.packages.items()
+        assert (place.folder / SITE / "small_model.py").exists()
+        assert record.build.requirements == ("numpy >=1", "only-there=1.0", "pypi::small-model")
+        house.upstream.add("small-model", "3.0")  # the record's version stays
+        elsewhere = house.server("from-file-2", "alive")
+        assert add(elsewhere, record=record).packages["small-model"] == "2.0"
+        file.write_text("dependencies: [numpy, pip: [small-evil]]\n")
+        with pytest.raises(MaestroError, match=r"small-evil is blocked by the global policy \(rule small-evil\)"):
+            install(place, read_file(file), record)
+        file.write_text("channels: [bioconda]\ndependencies: [bwa]\n")
+        with pytest.raises(MaestroError, match="The channel bioconda is not trusted by the global policy"):
+            install(place, read_file(file), Workspace())
+
+    def test_an_explicit_file_installs_these_files_and_names_every_one_that_is_refused(self, house: House) -> None:
+        place, record = house.server("explicit", "alive"), Workspace()
+        records = house.channels.document("conda-forge")["packages.conda"]
+        file = place.files / "explicit.txt"
+
+        def write(*filenames: str, **digests: str) -> None:
+            hashed = {it: digests.get(it.split("-")[0], records[it]["md5"]) for it in filenames}
+            lines = [f"https://elsewhere.example.org/conda-forge/noarch/{it}#{hashed[it]}" for it in filenames]
+            file.write_text("\n".join(["@EXPLICIT", *lines]) + "\n")
+
+        write("numpy-1.26.4-0.conda", "python-3.11.9-0.conda")
+        done = install(place, read_file(file), record)
+        assert (done.packages, done.kernel) == ({"numpy": "1.26.4", "python": "3.11.9"}, False)  # nothing was solved
+        assert record.build.requirements[0] == "conda-forge::numpy ==1.26.4 0"
+        assert add(house.server("explicit-2", "alive"), record=record).packages["numpy"] == "1.26.4"
+
+        write("numpy-1.26.4-0.conda", "requests-2.32.0-0.conda", "numpy-2.1.0-0.conda", "tensorflow-2.16.1-0.conda")
+        with pytest.raises(MaestroError) as caught:
+            install(place, read_file(file), record)
+        blocked, version, held_back = caught.value.message.splitlines()
+        assert blocked.startswith("requests is blocked by the global policy (rule requests): use our client.")
+        assert version.startswith("numpy 2.1.0 is blocked by the global policy (rule numpy>=2)".replace(">=", ">="))
+        assert held_back.startswith("tensorflow needs an approval by the global policy (rule tensorflow)")
+
+        write("numpy-1.26.4-0.conda", numpy="0" * 32)
+        with pytest.raises(MaestroError, match="is another file than the one whose hash"):
+            install(place, read_file(file), record)
 
     @staticmethod
     def says(code: str, place: Place) -> str:
@@ -175,18 +264,6 @@ class TestRattler:
         refused = refusal(house.server("refused", "alive"), package)
         assert sentence in refused.message
         assert refused.code == code
-
-    @pytest.mark.parametrize("spec", ["numpy ==2.1.0", "requests"])
-    async def test_an_explicit_file_reads_the_reason_too(self, house: House, spec: str, tmp_path: Path) -> None:
-        """It names files, so nothing is solved: the file itself is refused."""
-        place = house.server("explicit", "alive")
-        channel = rattler.Channel("conda-forge", rattler.ChannelConfig(channel_alias=f"{place.alias}/"))
-        gateway = rattler.Gateway(cache_dir=tmp_path / "cache")
-        found = await gateway.query([channel], ["noarch"], [spec], recursive=False)
-        records = [record for records in found for record in records]
-        assert len(records) == 1
-        with pytest.raises(rattler.exceptions.InstallerError, match=r"403 .* is blocked by the global policy \(rule"):
-            await rattler.install(records, tmp_path / "env", cache_dir=tmp_path / "cache", show_progress=False)
 
     def test_denials_name_what_was_refused(self, house: House) -> None:
         refusal(house.server("denied", "alive"), "needs-requests")
@@ -233,30 +310,13 @@ class TestConda:
 
 
 class TestCommand:
-    """``maestro install W PACKAGE --conda``."""
+    """``maestro install W PACKAGE --conda``; inside of a server: test_conda_kernel.py."""
 
-    def run(self, house: House, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: os.environ[name] for name in ("PATH", "HOME")} | {"PYTHONPATH": str(ROOT)} | environ
-        return subprocess.run(
-            [sys.executable, "-m", "notebooks.cli", "install", "demo", *arguments],
-            env=environment, capture_output=True, text=True, timeout=120, check=False,
+    def test_outside_of_a_server_it_says_where_to_run(self) -> None:
+        told = subprocess.run(
+            [sys.executable, "-m", "notebooks.cli", "install", "demo", "numpy", "--conda"],
+            env={name: os.environ[name] for name in ("PATH", "HOME")} | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
-
-    def test_inside_a_server(self, house: House) -> None:
-        house.server("command", "alive")
-        environ = house.environ("command")
-        done = self.run(house, "numpy", "--conda", **environ)
-        assert done.returncode == 0, done.stderr
-        assert "Installed with conda: ipykernel 6.29.5, numpy 1.26.4, python 3.11.9." in done.stdout
-        assert "the kernel 'conda (demo)'" in done.stdout
-        refused = self.run(house, "requests", "--conda", **environ)
-        assert refused.returncode == 5
-        assert refused.stderr.startswith(
-            "Error: requests is blocked by the global policy (rule requests): use our client."
-        )
-        assert "alive" not in refused.stderr + refused.stdout + done.stdout
-
-    def test_outside_of_a_server_it_says_where_to_run(self, house: House) -> None:
-        told = self.run(house, "numpy", "--conda")
         assert told.returncode == 2
         assert "run this in a notebook or terminal there" in told.stderr.replace("\n", " ")

@@ -1,9 +1,8 @@
-"""A conda environment inside a real notebook server: made by the command, kept in the workspace, used as a kernel."""
+"""A conda environment inside a real notebook server: made by the command, recorded, used as a kernel."""
 
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from tests import conda_kit
 from tests import package_kit as kit
@@ -23,6 +22,7 @@ async def test_conda_packages_come_into_a_running_server_as_a_kernel(maestro: Ma
     channels.add("python", "3.11.9", files=PYTHON)
     channels.add("ipykernel", "6.29.5", ("python",))
     channels.add("samtools", "1.20", ("python",))
+    channels.add("bcftools", "1.0")
     channels.add("telnetlib3", "2.0")
     spec = {"name": WORKSPACE, "security": {"blocked_packages": [{"package": "telnetlib3", "reason": "use ssh"}]}}
     with (
@@ -44,8 +44,18 @@ async def test_conda_packages_come_into_a_running_server_as_a_kernel(maestro: Ma
             assert (
                 f"telnetlib3 is blocked by the policy of workspace {WORKSPACE} (rule telnetlib3): use ssh." in refused
             )
-            record = (await cell.run("!cat conda.yml")).text
-            assert yaml.safe_load(record)["dependencies"] == ["samtools"]
+            kept = api.get(f"workspaces/{WORKSPACE}/conda").json()
+            assert (kept["version"], kept["author"], kept["requirements"]) == (1, ada.name, ["samtools"])
+            shown = (await cell.run(f"!maestro packages {WORKSPACE} --history")).text
+            assert "conda" in shown and "samtools" in shown, shown
+            file = "dependencies: [samtools, bcftools]"
+            done = await cell.run(
+                f"!echo '{file}' > environment.yml; maestro install {WORKSPACE} --conda -f environment.yml"
+            )
+            assert "Version 2 of the conda environment" in done.text and "bcftools 1.0" in done.text, done.text
+            assert api.post(f"workspaces/{WORKSPACE}/conda/rollback", json={"version": 1}).status_code == 201
+            back = (await cell.run(f"!maestro install {WORKSPACE} --conda")).text
+            assert "Removed: bcftools." in back, back
 
             kernels = server.api("GET", "api/kernelspecs").json()["kernelspecs"]
             assert kernels["conda"]["spec"]["display_name"] == f"conda ({WORKSPACE})"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from maestro_core.client_words import NOT_ANSWERING
 from maestro_core.clients import client_environment, client_files
-from server_extension.packages.uv import NOT_ANSWERING, NeedsSource, OutOfTime, Uv, UvError
+from server_extension.packages.uv import NeedsSource, OutOfTime, Uv, UvError
 from tests import package_kit as kit
 from tests.system.test_index_clients import LIMIT, UV, Service, service  # noqa: F401 - the fixture
 

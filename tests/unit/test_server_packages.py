@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from maestro_core.client_words import reason_in
 from maestro_core.environments import EnvironmentBuild, EnvironmentChange
 from server_extension import start
 from server_extension.launch import Launch
@@ -20,7 +21,7 @@ from server_extension.packages import watch as watching
 from server_extension.packages.build import Outcome, build
 from server_extension.packages.installed import look, packages_folder, stamp, target_of
 from server_extension.packages.record import NotTold
-from server_extension.packages.uv import NeedsSource, UvError, reason_in
+from server_extension.packages.uv import NeedsSource, UvError
 from server_extension.packages.watch import Watch, notices_of
 
 HASH = "sha256:" + "0" * 64

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from packaging.requirements import Requirement
 
 from maestro_core.environments import (
+    PYTHON,
+    TITLES,
     Deposit,
     EnvironmentBuild,
     EnvironmentChange,
@@ -17,7 +19,7 @@ from maestro_core.environments import (
     EnvironmentHistory,
     EnvironmentSummary,
     EnvironmentView,
-    LockedPackage,
+    Kind,
     PackageShown,
     by_name,
     merged,
@@ -27,7 +29,7 @@ from maestro_core.environments import (
 from maestro_core.errors import MaestroError
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import EnvironmentRow, LockRow, Unit, WorkspaceRow
-from maestro_hub_services.store.environments import MAX_TARGETS
+from maestro_hub_services.store.environments import MAX_TARGETS, Locked
 
 from ..authority import Authority
 from ..identity import Caller
@@ -38,31 +40,35 @@ from .packages import package_policy, verdict_on
 SHOWN = 100
 
 
-async def view(authority: Authority, caller: Caller, name: str, version: int | None) -> EnvironmentView:
+async def view(
+    authority: Authority, caller: Caller, name: str, version: int | None, kind: Kind = PYTHON
+) -> EnvironmentView:
     """One version of a workspace's environment; the current one where None is given. Every member may see it.
 
     Raises:
         MaestroError: ``unknown_workspace``, ``unknown_version``.
     """
     async with opened(authority, caller, name, "read") as (unit, standing):
-        row = await _version(unit, standing.workspace, version)
-        return await _view(unit, standing.workspace, row)
+        row = await version_of(unit, standing.workspace, version, kind)
+        return await view_of(unit, standing.workspace, row, kind)
 
 
-async def history(authority: Authority, caller: Caller, name: str) -> EnvironmentHistory:
+async def history(authority: Authority, caller: Caller, name: str, kind: Kind = PYTHON) -> EnvironmentHistory:
     """The latest versions.
 
     Raises:
         MaestroError: ``unknown_workspace``.
     """
     async with opened(authority, caller, name, "read") as (unit, standing):
-        rows = await unit.environments.history(standing.workspace.id, SHOWN)
+        rows = await unit.environments.history(standing.workspace.id, SHOWN, kind)
         targets = await unit.environments.targets([row.id for row in rows])
         versions = tuple(_summary(row, targets.get(row.id, ())) for row in rows)
         return EnvironmentHistory(workspace=standing.workspace.name, versions=versions)
 
 
-async def diff(authority: Authority, caller: Caller, name: str, before: int, after: int | None) -> EnvironmentDiff:
+async def diff(
+    authority: Authority, caller: Caller, name: str, before: int, after: int | None, kind: Kind = PYTHON
+) -> EnvironmentDiff:
     """What is different between two versions; 0 is the empty one, None the current one.
 
     Raises:
@@ -70,9 +76,9 @@ async def diff(authority: Authority, caller: Caller, name: str, before: int, aft
     """
     async with opened(authority, caller, name, "read") as (unit, standing):
         workspace = standing.workspace
-        rows = [await _version(unit, workspace, number) for number in (before, after)]
-        views = [await _view(unit, workspace, row) for row in rows]
-        asked = [by_name(it.requirements) for it in views]
+        rows = [await version_of(unit, workspace, number, kind) for number in (before, after)]
+        views = [await view_of(unit, workspace, row, kind) for row in rows]
+        asked = [row.by_name if row else {} for row in rows]
         files = [{package.name: package.version for package in it.packages} for it in views]
         return EnvironmentDiff(
             workspace=workspace.name,
@@ -94,12 +100,14 @@ async def change(authority: Authority, caller: Caller, name: str, change: Enviro
         workspace = standing.workspace
     await _check_policy(authority, workspace, change.add)
     async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
-        launch_id = await _launch_of(unit, caller, standing.workspace) if change.built else None
+        launch_id = await launch_of(unit, caller, standing.workspace) if change.built else None
         row = await record(unit, standing.workspace, caller.name, change, launch_id=launch_id)
-        return await _view(unit, standing.workspace, row)
+        return await view_of(unit, standing.workspace, row)
 
 
-async def roll_back(authority: Authority, caller: Caller, name: str, number: int) -> EnvironmentView:
+async def roll_back(
+    authority: Authority, caller: Caller, name: str, number: int, kind: Kind = PYTHON
+) -> EnvironmentView:
     """A new version with the content of an old one.
 
     Raises:
@@ -107,7 +115,7 @@ async def roll_back(authority: Authority, caller: Caller, name: str, number: int
     """
     async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
         workspace, environments = standing.workspace, unit.environments
-        old, current = await _version(unit, workspace, number), await environments.newest(workspace.id)
+        old, current = await version_of(unit, workspace, number, kind), await environments.newest(workspace.id, kind)
         if old is None or current is None or old.number == current.number:
             raise MaestroError("conflict", f"Version {number} is the current one; name an older one to go back to.")
         made = await environments.add(
@@ -117,10 +125,12 @@ async def roll_back(authority: Authority, caller: Caller, name: str, number: int
             old.requirements,
             reason=f"back to version {number}",
             python_version=old.python_version,
+            kind=kind,
+            channels=old.channels,
         )
         await environments.copy_locks(old.id, made.id)
-        await _tell(unit, workspace, caller.name, current, made)
-        return await _view(unit, workspace, made)
+        await tell(unit, workspace, caller.name, current, made)
+        return await view_of(unit, workspace, made, kind)
 
 
 async def build_of(authority: Authority, caller: Caller, name: str, version: int, target: str) -> EnvironmentBuild:
@@ -130,7 +140,7 @@ async def build_of(authority: Authority, caller: Caller, name: str, version: int
         MaestroError: ``unknown_workspace``, ``unknown_version``, ``invalid_request`` for what is no target.
     """
     async with opened(authority, caller, name, "read") as (unit, standing):
-        row = await _version(unit, standing.workspace, version)
+        row = await version_of(unit, standing.workspace, version)
         return await _build(unit, row, target)
 
 
@@ -142,7 +152,7 @@ async def deposit(authority: Authority, caller: Caller, name: str, given: Deposi
             that no server of the caller builds, and for more than :data:`MAX_TARGETS` targets.
     """
     async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
-        row = await _version(unit, standing.workspace, given.version)
+        row = await version_of(unit, standing.workspace, given.version)
         assert row is not None  # noqa: S101 - a deposit names a version from 1 on
         kept = await unit.environments.lock(row.id, given.target)
         if kept is None or not kept.complete:
@@ -172,9 +182,9 @@ async def record(
     environments = unit.environments
     current = await environments.newest(workspace.id)
     number = current.number if current else 0
-    base = await _version(unit, workspace, number if change.parent is None else change.parent)
-    before = by_name(current.requirements) if current else {}
-    known = by_name(base.requirements) if base else {}
+    base = await version_of(unit, workspace, number if change.parent is None else change.parent)
+    before = current.by_name if current else {}
+    known = base.by_name if base else {}
     asked = merged(change, known, before, number, current.author if current else "")
     lock = await _next_lock(unit, change, base, current)
     if asked == before and lock is None:
@@ -190,7 +200,7 @@ async def record(
     )
     if lock is not None:
         await environments.put_lock(made.id, lock.target, lock.packages, complete=lock.complete)
-    await _tell(unit, workspace, author, current, made)
+    await tell(unit, workspace, author, current, made)
     return made
 
 
@@ -218,7 +228,7 @@ async def follow_settings(
         reason="the workspace's settings",
         python_version=python,
     )
-    await _tell(unit, workspace, author, current, made)
+    await tell(unit, workspace, author, current, made)
 
 
 async def _check_policy(authority: Authority, workspace: WorkspaceRow, requirements: Iterable[str]) -> None:
@@ -237,7 +247,9 @@ async def _check_policy(authority: Authority, workspace: WorkspaceRow, requireme
             )
 
 
-async def _version(unit: Unit, workspace: WorkspaceRow, number: int | None) -> EnvironmentRow | None:
+async def version_of(
+    unit: Unit, workspace: WorkspaceRow, number: int | None, kind: Kind = PYTHON
+) -> EnvironmentRow | None:
     """A version; None for 0, the empty one, and for the current one where there is none yet.
 
     Raises:
@@ -246,13 +258,13 @@ async def _version(unit: Unit, workspace: WorkspaceRow, number: int | None) -> E
     if number == 0:
         return None
     if number is None:
-        return await unit.environments.newest(workspace.id)
-    row = await unit.environments.get(workspace.id, number)
+        return await unit.environments.newest(workspace.id, kind)
+    row = await unit.environments.get(workspace.id, number, kind)
     if row is None:
-        newest = await unit.environments.number(workspace.id)
+        newest = await unit.environments.number(workspace.id, kind)
         raise MaestroError(
             "unknown_version",
-            f"The environment of {workspace.name} has no version {number}; the newest is {newest}.",
+            f"The {TITLES[kind]} of {workspace.name} has no version {number}; the newest is {newest}.",
             {"version": number, "newest": newest},
         )
     return row
@@ -297,10 +309,15 @@ async def _build(unit: Unit, row: EnvironmentRow | None, target: str) -> Environ
     )
 
 
-async def _view(unit: Unit, workspace: WorkspaceRow, row: EnvironmentRow | None) -> EnvironmentView:
-    current = await unit.environments.number(workspace.id)
+async def view_of(
+    unit: Unit, workspace: WorkspaceRow, row: EnvironmentRow | None, kind: Kind = PYTHON
+) -> EnvironmentView:
+    """A version as people see it; None: the empty one."""
+    current = await unit.environments.number(workspace.id, kind)
     if row is None:
-        return EnvironmentView(workspace=workspace.name, version=0, parent=0, author="", at=None, current=current)
+        return EnvironmentView(
+            workspace=workspace.name, kind=kind, version=0, parent=0, author="", at=None, current=current
+        )
     lock = await unit.environments.nearest_lock(row, None)
     targets = (await unit.environments.targets([row.id])).get(row.id, ())
     return EnvironmentView(
@@ -314,6 +331,7 @@ async def _view(unit: Unit, workspace: WorkspaceRow, row: EnvironmentRow | None)
 
 def _summary(row: EnvironmentRow, targets: tuple[str, ...]) -> EnvironmentSummary:
     return EnvironmentSummary(
+        kind=row.kind,
         version=row.number,
         parent=row.parent,
         author=row.author,
@@ -322,10 +340,11 @@ def _summary(row: EnvironmentRow, targets: tuple[str, ...]) -> EnvironmentSummar
         requirements=row.requirements,
         python_version=row.python_version,
         targets=targets,
+        channels=row.channels,
     )
 
 
-def _shown(packages: Iterable[LockedPackage]) -> tuple[PackageShown, ...]:
+def _shown(packages: Iterable[Locked]) -> tuple[PackageShown, ...]:
     return tuple(PackageShown(name=it.name, version=it.version) for it in packages)
 
 
@@ -338,7 +357,7 @@ async def _see_built(unit: Unit, caller: Caller, workspace: WorkspaceRow, row: E
     following = await unit.environments.get(workspace.id, row.number + 1)
     if following is None:
         return
-    launch_id = await _launch_of(unit, caller, workspace)
+    launch_id = await launch_of(unit, caller, workspace)
     launch = None if launch_id is None else await unit.launches.get(launch_id)
     if launch is None or launch.created_at > following.at:
         raise MaestroError(
@@ -349,7 +368,8 @@ async def _see_built(unit: Unit, caller: Caller, workspace: WorkspaceRow, row: E
         )
 
 
-async def _launch_of(unit: Unit, caller: Caller, workspace: WorkspaceRow) -> str | None:
+async def launch_of(unit: Unit, caller: Caller, workspace: WorkspaceRow) -> str | None:
+    """The caller's own server in a workspace, where their token is that of one."""
     user = caller.person
     for server in caller.servers or ():
         launch = await unit.launches.of_server(user.name, user.created, server)
@@ -363,15 +383,19 @@ def _asked_python(workspace: WorkspaceRow) -> str | None:
     return asked.python_version if asked else None
 
 
-async def _tell(
+async def tell(
     unit: Unit, workspace: WorkspaceRow, author: str, before: EnvironmentRow | None, made: EnvironmentRow
 ) -> None:
-    changes = moved(by_name(before.requirements) if before else {}, by_name(made.requirements))
-    await unit.events.append(
+    """Leave the event; what a loop adds and removes again is counted on the first one."""
+    changes = moved(before.by_name if before else {}, made.by_name)
+    await unit.events.count_up(
         "environment_changed",
         author,
+        user=author,
         workspace_id=workspace.id,
         launch_id=made.launch_id,
+        apart=("number", "parent"),
+        kind_of=made.kind,
         number=made.number,
         parent=made.parent,
         reason=made.reason,
