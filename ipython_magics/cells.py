@@ -13,7 +13,7 @@ from typing import Any
 
 from IPython.display import display
 
-from . import kernel, links
+from . import jobs, kernel, links
 from .runs import Runs
 
 _CELL_RUN = re.compile(r"^%%mlflow_run(?![\w])[ \t]*(.*?)[ \t]*$")
@@ -106,8 +106,10 @@ class Around:
 
     def _kernel_ends(self) -> None:
         fluent = _fluent()
+        job = jobs.told() if jobs.is_job() else {}  # a job's kernel is shut down when its notebook has ended
+        status, reason = job.get("status", "KILLED"), job.get("reason", "") if "status" in job else KERNEL_ENDED
         for run_id in reversed(_active(fluent) if fluent else ()):
-            self._runs.finish(run_id, "KILLED", KERNEL_ENDED)
+            self._runs.finish(run_id, status, reason)
 
     def _name_file(self) -> bool:
         """``__file__`` is the notebook, in cells that say it: always there, it would mislead multiprocessing."""

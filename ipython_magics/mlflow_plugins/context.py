@@ -21,7 +21,7 @@ from maestro_core.experiments import (
     TAG_WORKSPACE,
 )
 
-from .. import address, git, kernel
+from .. import address, git, jobs, kernel
 from . import workers
 
 #: tag -> the variable of the launch that holds its value
@@ -58,7 +58,7 @@ class MaestroRunContext(RunContextProvider):
                 tags |= _version_tags(notebook)
             if commit := git.commit_of(kernel.notebook_file(notebook.path).parent):
                 tags[MLFLOW_GIT_COMMIT] = commit
-        return tags
+        return tags | jobs.tags()
 
 
 def _version_tags(notebook: kernel.Notebook) -> dict[str, str]:
