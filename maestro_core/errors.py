@@ -45,6 +45,7 @@ ERRORS: dict[str, ErrorKind] = {
     "unknown_template": ErrorKind(404, 3, "There is no such notebook template."),
     "unknown_snapshot": ErrorKind(404, 3, "The workspace has no such version of a notebook."),
     "unknown_launch": ErrorKind(404, 3, "There is no such launch, or it is somebody else's."),
+    "unknown_job": ErrorKind(404, 3, "There is no such job, or it is of a workspace that this person does not see."),
     "unknown_request": ErrorKind(404, 3, "There is no such request for a package, or it is others'."),
     "unknown_quota": ErrorKind(404, 3, "No such quota was set at runtime."),
     "unknown_version": ErrorKind(404, 3, "The environment of the workspace has no such version."),

@@ -42,11 +42,19 @@ EVENTS: dict[str, EventKind] = {
         "hour is counted on it (`count`, `last_at`), and so is everything beyond 20 different ones.",
         ("server_name", "code", "message", "limit", "ask"),
     ),
-    "launch_running": EventKind("A server came up.", ("server_name",)),
+    "launch_running": EventKind("A server came up, or a job's worker began.", ("server_name",)),
     "launch_scaled": EventKind("A running server was resized.", ("server_name", "resources", "was")),
     "launch_ending": EventKind("A server will be stopped, and its user is told.", ("server_name", "reason", "at")),
     "launch_spared": EventKind("A server that was to be stopped goes on.", ("server_name", "reason")),
     "launch_ended": EventKind("A launch ended.", ("server_name", "reason")),
+    "job_queued": EventKind(
+        "Somebody queued a job; one with a `schedule` waits for its time.", ("job_id", "name", "path", "schedule")
+    ),
+    "job_retried": EventKind("An attempt of a job failed, and another one follows.", ("job_id", "attempt", "reason")),
+    "job_cancelled": EventKind("Somebody wants a job to end.", ("job_id", "name")),
+    "job_ended": EventKind(
+        "A job is over: succeeded, failed or cancelled.", ("job_id", "name", "status", "attempts", "reason")
+    ),
     "quota_set": EventKind(
         "An admin set a quota at runtime; `was` is what was set at runtime before.",
         ("level", "name", "limit", "value", "was"),

@@ -36,7 +36,7 @@ MAX_TAGS, MAX_TAG = 50, 500
 #: characters of one piece of log; bytes of UTF-8 that are kept of each attempt, the last ones
 MAX_LOG_PIECE, KEPT_LOG = 64 * 1024, 1024 * 1024
 #: of an executed notebook: characters of its zstd in base64, and bytes of its JSON
-MAX_OUTPUT, MAX_OUTPUT_JSON = 4 * 1024 * 1024, 32 * 1024 * 1024
+MAX_OUTPUT, MAX_OUTPUT_JSON = 4 * 1024 * 1024, 8 * 1024 * 1024
 #: bytes of a script
 MAX_SCRIPT = 1024 * 1024
 #: seconds between two signs of life of a worker, at most
@@ -120,6 +120,15 @@ def check_script_path(value: str) -> str:
     if not value.isprintable():
         raise ValueError("a script's path is printable text")
     return value
+
+
+def check_runnable(value: str) -> str:
+    """The path of a notebook or a script below the workspace.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return check_script_path(value) if value.endswith(".py") else check_path(value)
 
 
 def _plain(value: object) -> bool:

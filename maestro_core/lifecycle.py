@@ -16,12 +16,14 @@ class Retention(BaseModel):
     Attributes:
         archived_days: how long an archived workspace can be restored before it may be purged.
         usage_days: how long the hourly figures of usage are kept.
+        job_days: how long jobs that are over are kept, with their log and executed notebook.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     archived_days: float = Field(default=30, ge=0, le=3650)
     usage_days: float = Field(default=90, ge=1, le=3650)
+    job_days: float = Field(default=30, ge=1, le=3650)
 
 
 class MemberRules(BaseModel):

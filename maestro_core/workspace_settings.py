@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .environment import check_environment
 from .errors import MaestroError
 from .experiments import check_experiment
+from .jobs import check_runnable
 from .packages import PackagePolicy, normal_name
 from .resources import Cpu, Gpu, GpuType, Memory, Resources, format_memory, show_memory
 
@@ -116,6 +117,7 @@ class WorkspaceSettings(BaseModel):
         packages: what the workspace's environment is to have: names, maybe with versions and extras.
         security: channels and lists of packages, over those of ``maestro.yaml``; can only tighten them.
         experiment: the linked MLflow experiment, where runs go when a launch names none; None: that of its own name.
+        entrypoint: the notebook or script that a job runs which names none; a path below the workspace.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,6 +127,7 @@ class WorkspaceSettings(BaseModel):
     packages: tuple[str, ...] | None = Field(default=None, max_length=MAX_PACKAGES)
     security: PackagePolicy | None = None
     experiment: str | None = None
+    entrypoint: str | None = Field(default=None, max_length=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +172,11 @@ class WorkspaceSettings(BaseModel):
     @classmethod
     def _experiment(cls, value: Any) -> str | None:
         return None if value is None else check_link(value)
+
+    @field_validator("entrypoint")
+    @classmethod
+    def _entrypoint(cls, value: str | None) -> str | None:
+        return None if value is None else check_runnable(value)
 
     @property
     def variables(self) -> dict[str, str]:

@@ -11,7 +11,8 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from tornado.web import Application, RequestHandler
 from maestro_core.launches import LaunchPlan, PlanRequest
 from maestro_core.workspaces import UserRef
 from maestro_hub_services.settings import Settings
-from maestro_hub_services.workspaces.app import make_app, open_authority
+from maestro_hub_services.workspaces.app import MAX_REQUEST, make_app, open_authority
 from maestro_hub_services.workspaces.authority import Authority
+from maestro_hub_services.workspaces.domain.job_tokens import caller_of
 from maestro_hub_services.workspaces.identity import (
     ADMIN,
     AUTHORIZE,
@@ -37,6 +39,7 @@ from maestro_hub_services.workspaces.identity import (
     Caller,
     Identity,
 )
+from maestro_hub_services.workspaces.runners import Runner
 from tests.databases import place_sqlite
 
 PREFIX = "/services/workspaces/"
@@ -337,7 +340,7 @@ class World:
 
 
 @asynccontextmanager
-async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator[World]:
+async def running_world(state: Path, policy: str = POLICY_TEXT, runner: Runner | None = None) -> AsyncIterator[World]:
     """The service on a random port, over a Hub with ann, bob, eve and the admin root."""
     hub = FakeHub()
     for name in ("ann", "bob", "eve"):
@@ -346,8 +349,12 @@ async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator
     async with AsyncExitStack() as stack:
         hub_address = await stack.enter_async_context(_listening(_hub_app(hub)))
         authority = await stack.enter_async_context(open_authority(settings_for(state, hub_address, policy)))
+        if runner is not None:
+            authority = replace(authority, runner=runner)
+            stack.push_async_callback(authority.board.close)
         identity = Identity(
             authority.hub,
+            partial(caller_of, authority),
             api_url=f"{hub_address}/hub/api",
             api_token="token-of-the-service",
             base_url=PREFIX,
@@ -362,7 +369,7 @@ async def running_world(state: Path, policy: str = POLICY_TEXT) -> AsyncIterator
 
 @asynccontextmanager
 async def _listening(app: Application) -> AsyncIterator[str]:
-    server = HTTPServer(app, max_body_size=1024 * 1024)
+    server = HTTPServer(app, max_body_size=MAX_REQUEST)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     server.add_socket(listener)

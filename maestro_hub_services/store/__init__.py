@@ -13,6 +13,7 @@ from .database import Store, StoreLocked, Unit
 from .environments import EnvironmentRow, LockRow
 from .events import EventRow
 from .invitations import InvitationRow
+from .jobs import AttemptRow, JobRow
 from .launches import Held, LaunchRow
 from .members import MemberRow
 from .quotas import Place
@@ -22,10 +23,12 @@ from .workspaces import WorkspaceRow
 
 __all__ = [
     "AskerRow",
+    "AttemptRow",
     "EnvironmentRow",
     "EventRow",
     "Held",
     "InvitationRow",
+    "JobRow",
     "LaunchRow",
     "LockRow",
     "MemberRow",

@@ -28,6 +28,7 @@ from .counts import CountRepository
 from .environments import EnvironmentRepository
 from .events import EventRepository
 from .invitations import InvitationRepository
+from .jobs import JobRepository
 from .launches import LaunchRepository
 from .members import MemberRepository
 from .migrate import upgrade
@@ -69,6 +70,7 @@ class Unit:
         self.requests = RequestRepository(connection)
         self.rules = RuleRepository(connection)
         self.environments = EnvironmentRepository(connection)
+        self.jobs = JobRepository(connection)
 
 
 class Store:

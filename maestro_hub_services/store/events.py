@@ -19,7 +19,7 @@ from .tables import event
 
 #: actors that are no person
 SPAWNER, RECONCILE, POLICY = "maestro-spawner", "reconcile", "policy"
-MEMBERSHIP, CULLER, PURGE = "membership", "idle-culler", "purge"
+MEMBERSHIP, CULLER, PURGE, QUEUE = "membership", "idle-culler", "purge", "queue"
 
 #: how long an event counts what is the same; the next one begins a new event, so nothing older ever changes
 FOLD = timedelta(hours=1)

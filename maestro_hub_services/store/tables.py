@@ -415,3 +415,103 @@ package_grant = Table(
     Column("until", Moment, nullable=False),
     Index("ix_package_grant_workspace_id", "workspace_id"),
 )
+
+#: a notebook or script that runs without a browser (maestro_core.jobs); it holds nothing, its attempts' launches do
+job = Table(
+    "job",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("user_created", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("kind", String(16), nullable=False),  # notebook, script, sweep-summary
+    Column("path", String(1000), nullable=False),
+    Column("address", String(64), nullable=False),  # of its code, in job_code
+    Column("experiment", String(250), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    # what is asked of each attempt's launch, as JSON: profile, resources, image
+    Column("ask", JSON, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("timeout", Integer, nullable=False),  # seconds of one attempt
+    Column("max_concurrency", Integer),
+    Column("queue", String(250), nullable=False),  # what counts together for that
+    # the job that carries a schedule waits for its time; then another one carries it
+    Column("schedule", String(100)),
+    Column("timezone", String(60), nullable=False),
+    Column("series", _Id),  # the first job of a schedule
+    Column("sweep_id", _Id),
+    Column("tags", JSON, nullable=False),
+    Column("work", JSON(none_as_null=True)),  # more of the work order: parent_run, open_parent, metric
+    Column("status", String(16), nullable=False),
+    Column("reason", String(1000)),
+    Column("attempt", Integer, nullable=False),  # the number of the last one; 0: none yet
+    Column("failures", Integer, nullable=False),  # attempts that count against retries
+    Column("not_before", Moment),  # NULL: as soon as there is room
+    Column("cancel_by", String(255)),  # who wants it to end
+    Column("cancel_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    # what the queue looks at stays small however many have ended
+    Index(
+        "ix_job_open",
+        "created_at",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+    Index("ix_job_workspace_id_created_at", "workspace_id", "created_at"),
+    Index("ix_job_user_created_at", "user", "created_at"),
+    Index("ix_job_sweep_id", "sweep_id"),
+    Index("ix_job_series", "series"),
+)
+
+#: the code of jobs, once for each address in a workspace; notebooks' are snapshots' addresses
+job_code = Table(
+    "job_code",
+    metadata,
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), primary_key=True),
+    Column("address", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # zstd of a notebook's JSON without outputs, or of a script
+)
+
+job_attempt = Table(
+    "job_attempt",
+    metadata,
+    Column("job_id", _Id, ForeignKey("job.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 1
+    Column("launch_id", _Id, ForeignKey("launch.id"), nullable=False, unique=True),
+    Column("token_mac", String(64), unique=True),  # HMAC of its token; NULL: the token is dead
+    Column("token_until", Moment, nullable=False),
+    Column("phase", String(16)),  # NULL: its worker has said nothing yet
+    Column("cell", Integer, nullable=False),
+    Column("cells", Integer, nullable=False),
+    Column("heard_at", Moment),
+    Column("run_id", String(64)),
+    Column("parent_run", String(64)),
+    Column("metrics", JSON(none_as_null=True)),
+    Column("outcome", String(16)),
+    Column("reason", String(1000)),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+)
+
+#: the last of what an attempt wrote
+job_log = Table(
+    "job_log",
+    metadata,
+    Column("job_id", _Id, ForeignKey("job.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),  # bytes before it
+    Column("length", Integer, nullable=False),  # bytes
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: the executed notebook of a job's last attempt
+job_output = Table(
+    "job_output",
+    metadata,
+    Column("job_id", _Id, ForeignKey("job.id"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # zstd of JSON
+)

@@ -16,6 +16,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from maestro_core.jobs import JOB_MARK
+
 from .answers import Refused, error_json, page
 from .caller import CALLER, Caller
 from .identity import Hub, Identity, header_token
@@ -151,7 +153,8 @@ class Gate:
         """Who sent it: a token in the header counts alone; a cookie counts if a page of ours sent it."""
         authorization = request.headers.get("authorization")
         if authorization is not None:
-            return await behind.hub.who(header_token(authorization))
+            token = header_token(authorization)
+            return await (behind.service.job(token) if token.startswith(JOB_MARK) else behind.hub.who(token))
         session = behind.cookies.session(request)
         if session is None:
             return None

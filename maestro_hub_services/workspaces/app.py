@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from maestro_core.errors import MaestroError
+from maestro_core.jobs import MAX_OUTPUT
 from maestro_hub_services.keys import KeyFileError, ensure_key, make_private_directory, make_state_directory
 from maestro_hub_services.parent import exit_with_parent
 from maestro_hub_services.settings import Settings, SettingsError, load_settings
@@ -21,6 +23,7 @@ from maestro_hub_services.store import Store, StoreLocked
 
 from .authority import Authority
 from .domain.advisories import load_malware
+from .domain.job_tokens import caller_of
 from .domain.reconcile import reconcile_for_ever
 from .domain.usage import flush
 from .hub import Hub
@@ -32,11 +35,12 @@ from .pages import page_routes, site_of
 from .policy_file import PolicyFile
 from .resizing import make_resizer
 from .routes import api_rules
+from .runners import make_runner
 from .templates import Templates
 from .volumes import make_volumes
 
-#: bytes that are read of any request; the API refuses far less with a sentence
-MAX_REQUEST = 1024 * 1024
+#: bytes that are read of any request: an executed notebook; the API refuses far less with a sentence elsewhere
+MAX_REQUEST = MAX_OUTPUT + 64 * 1024
 #: how long a database may be away when the service starts; the Hub gives the service 60 s
 DATABASE_SECONDS = 40.0
 log = logging.getLogger("maestro.workspaces")
@@ -69,7 +73,10 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         stack.push_async_callback(nodes.close)
         resizer = make_resizer(settings)
         stack.push_async_callback(resizer.close)
-        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes, resizer)
+        runner = make_runner(settings)
+        stack.push_async_callback(runner.close)
+        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes, resizer, runner)
+        stack.push_async_callback(authority.board.close)
         await load_malware(authority)
         yield authority
 
@@ -94,7 +101,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """
     async with open_authority(settings) as authority:
         identity = Identity(
-            authority.hub, api_url=settings.hub_api_url, api_token=settings.hub_api_token, base_url=settings.prefix
+            authority.hub,
+            partial(caller_of, authority),
+            api_url=settings.hub_api_url,
+            api_token=settings.hub_api_token,
+            base_url=settings.prefix,
         )
         app = make_app(authority, identity, ensure_key(settings.state, "service_cookie_secret"))
         server = HTTPServer(app, max_body_size=MAX_REQUEST, max_header_size=64 * 1024, xheaders=True)

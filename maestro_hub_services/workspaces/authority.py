@@ -12,11 +12,13 @@ from maestro_hub_services.store import Store
 from .bell import Bell
 from .hub import Hub
 from .index_tokens import IndexTokens
+from .job_board import JobBoard
 from .leftovers import Leftovers
 from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
 from .resizing import Resizer
+from .runners import Runner
 from .samples import Samples
 from .templates import Templates
 from .volumes import Volumes
@@ -39,6 +41,7 @@ class Authority:
         nodes: where servers are placed, if on a cluster. resizer: changes what running servers have.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
         samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
+        runner: where jobs run. board: what the queue remembers.
         malware: what is known to be malware, as the last import left it.
         purges: those that are being carried out, by workspace id.
         resizes: the launches whose server is being resized by a request of this process.
@@ -53,10 +56,12 @@ class Authority:
     templates: Templates
     nodes: Nodes
     resizer: Resizer
+    runner: Runner
     outcomes: Outcomes = field(default_factory=Outcomes)
     leftovers: Leftovers = field(default_factory=Leftovers)
     samples: Samples = field(default_factory=Samples)
     bell: Bell = field(default_factory=Bell)
+    board: JobBoard = field(default_factory=JobBoard)
     malware: KnownMalware = field(default_factory=KnownMalware)
     purges: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     resizes: set[str] = field(default_factory=set)

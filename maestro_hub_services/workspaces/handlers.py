@@ -19,6 +19,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.figures import NearList, QuotaList, QuotaView
 from maestro_core.idle import IdleAnswer
 from maestro_core.invitations import Invitation, InvitationList
+from maestro_core.jobs import JobList, JobTokenOwner, JobView, LogChunk, Orders, OutputView, WorkOrder
 from maestro_core.launches import FormView, LaunchList, LaunchPlan, LaunchStatus, LaunchView, ProfileList, TemplateList
 from maestro_core.lifecycle import PurgedTracking
 from maestro_core.models import read_model
@@ -50,6 +51,9 @@ from .domain import (
     forms,
     idle,
     invitations,
+    job_tokens,
+    job_work,
+    jobs,
     launches,
     launching,
     lifecycle,
@@ -427,6 +431,61 @@ async def view_snapshot(call: Call) -> SnapshotContent:
     return await snapshots.content(call.authority, call.caller, call.path["workspace"], call.path["address"])
 
 
+async def submit_job(call: Call) -> JobView:
+    return await jobs.submit(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def list_jobs(call: Call) -> JobList:
+    workspace = call.query.get("workspace") or None
+    limit = int(_number(call, "limit", 100))
+    return await jobs.list_jobs(call.authority, call.caller, workspace, everything=_all(call), limit=limit)
+
+
+async def view_job(call: Call) -> JobView:
+    return await jobs.view_job(call.authority, call.caller, call.path["job_id"])
+
+
+async def cancel_job(call: Call) -> JobView:
+    return await jobs.cancel(call.authority, call.caller, call.path["job_id"])
+
+
+async def end_job_schedule(call: Call) -> JobView:
+    return await jobs.end_schedule(call.authority, call.caller, call.path["job_id"])
+
+
+async def read_job_log(call: Call) -> LogChunk:
+    attempt, offset = int(_number(call, "attempt", 0)), int(_number(call, "offset", 0, most=2**53))
+    return await jobs.read_log(call.authority, call.caller, call.path["job_id"], attempt or None, offset)
+
+
+async def read_job_output(call: Call) -> OutputView:
+    return await jobs.read_output(call.authority, call.caller, call.path["job_id"])
+
+
+async def job_order(call: Call) -> WorkOrder:
+    return await job_work.order(call.authority, call.caller, call.path["job_id"])
+
+
+async def job_progress(call: Call) -> Orders:
+    return await job_work.progress(call.authority, call.caller, call.path["job_id"], call.body)
+
+
+async def add_job_log(call: Call) -> None:
+    await job_work.add_log(call.authority, call.caller, call.path["job_id"], call.body)
+
+
+async def put_job_output(call: Call) -> None:
+    await job_work.put_output(call.authority, call.caller, call.path["job_id"], call.body)
+
+
+async def job_done(call: Call) -> None:
+    await job_work.done(call.authority, call.caller, call.path["job_id"], call.body)
+
+
+async def job_token_owner(call: Call) -> JobTokenOwner:
+    return await job_tokens.owner_of(call.authority, call.body)
+
+
 async def advisory_status(call: Call) -> AdvisoryStatus:
     return await advisories.status(call.authority)
 
@@ -459,12 +518,12 @@ def _version(call: Call, name: str) -> int | None:
     return int(_number(call, name, 0)) if call.query.get(name) else None
 
 
-def _number(call: Call, name: str, default: float) -> float:
+def _number(call: Call, name: str, default: float, most: float = 1e6) -> float:
     text = call.query.get(name, "")
     try:
         number = float(text) if text else default
     except ValueError:
         number = -1.0
-    if not 0 <= number <= 1e6:  # NaN is not
+    if not 0 <= number <= most:  # NaN is not
         raise MaestroError("invalid_request", f"{name} is a number, not {text[:20]!r}.", {"field": name})
     return number

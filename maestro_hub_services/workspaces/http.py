@@ -69,6 +69,8 @@ class Route:
         response: the model of a success; None: no body.
         request: the model of the body; None: the body is not read.
         statuses: of success; the first is the usual one.
+        job: whether a job's token may call it; it may look (GET) wherever a notebook server's may.
+        most: bytes of the largest body.
     """
 
     method: str
@@ -80,6 +82,8 @@ class Route:
     request: type[BaseModel] | None = None
     query: tuple[Query, ...] = ()
     statuses: tuple[int, ...] = field(default=(200,))
+    job: bool = False
+    most: int = MAX_BODY
 
 
 class ApiHandler(HubOAuthenticated, RequestHandler):
@@ -158,6 +162,10 @@ class ApiHandler(HubOAuthenticated, RequestHandler):
                 else "Sign in at the Hub, or send a Hub token in the header 'Authorization: token ...'.",
             )
         caller.check(route.scope)
+        if caller.job is not None and not (route.job or route.method == "GET"):
+            raise MaestroError(
+                "forbidden", "A job's token only runs its job; do this in the browser or with 'maestro'."
+            )
         return caller
 
     def _query(self, route: Route) -> dict[str, str]:
@@ -169,8 +177,8 @@ class ApiHandler(HubOAuthenticated, RequestHandler):
         return found
 
     def _body(self, route: Route) -> Any:
-        if len(self.request.body) > MAX_BODY:
-            raise MaestroError("too_large", f"The request is larger than {MAX_BODY // 1024} KiB; send less.")
+        if len(self.request.body) > route.most:
+            raise MaestroError("too_large", f"The request is larger than {route.most // 1024} KiB; send less.")
         if route.request is None:
             return None
         content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

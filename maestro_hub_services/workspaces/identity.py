@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.web import HTTPError, RequestHandler
 
 from maestro_core.errors import MaestroError
+from maestro_core.jobs import JOB_MARK
 from maestro_core.scopes import bound_servers
 from maestro_core.workspaces import UserRef
 
@@ -30,6 +32,15 @@ _HEADER = re.compile(r"(?:token|bearer)\s+(\S+)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class JobClaim:
+    """The attempt of a job whose worker asks."""
+
+    job_id: str
+    attempt: int
+    launch_id: str
+
+
+@dataclass(frozen=True)
 class Caller:
     """Somebody that the Hub knows.
 
@@ -38,12 +49,14 @@ class Caller:
         name: of the user or the service.
         scopes: what the token may do.
         servers: None for a person; else the names of the notebook servers that the token belongs to.
+        job: of a job's token alone: which attempt it is; ``servers`` then holds what stands for its server's name.
     """
 
     name: str
     user: UserRef | None
     scopes: frozenset[str]
     servers: tuple[str, ...] | None = None
+    job: JobClaim | None = None
 
     @property
     def notebook(self) -> bool:
@@ -92,11 +105,12 @@ class Identity:
     """Asks the Hub who somebody is.
 
     Args:
+        jobs: who acts with a job's token, or None where it is dead; these are ours, and the Hub is not asked.
         auth: options of :class:`jupyterhub.services.auth.HubOAuth`; what is left out comes from ``JUPYTERHUB_*``.
     """
 
-    def __init__(self, hub: Hub, **auth: Any) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, jobs: Callable[[str], Awaitable[Caller | None]] | None = None, **auth: Any) -> None:
+        self._hub, self._jobs = hub, jobs
         self.auth = _Auth(cache_max_age=CACHE_SECONDS, **auth)
         self._asking: dict[str, asyncio.Task[Any]] = {}
 
@@ -110,12 +124,20 @@ class Identity:
         if not header:
             return None
         match = _HEADER.fullmatch(header)
+        if match is not None and match[1].startswith(JOB_MARK):
+            return await self._of_job(match[1])
         model = None if match is None else await self._ask(self._owner(match[1]))
         if model is None:
             raise MaestroError(
                 "not_signed_in", "The Hub does not know this token (any more); make a new one on its token page."
             )
         return await self._caller(model)
+
+    async def _of_job(self, token: str) -> Caller:
+        caller = None if self._jobs is None else await self._jobs(token)
+        if caller is None:
+            raise MaestroError("not_signed_in", "This token is of no running job (any more).")
+        return caller
 
     async def by_cookie(self, handler: RequestHandler) -> Caller | None:
         """The signed-in person of a browser; None for a stranger, or where the XSRF token is missing.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from maestro_core.errors import MaestroError
 
 from .authority import Authority
-from .domain import departures, invitations, lifecycle, missing_groups, scaling, usage
+from .domain import departures, invitations, job_queue, job_watch, jobs, lifecycle, missing_groups, scaling, usage
 
 log = logging.getLogger("maestro.loops")
 
@@ -38,6 +38,9 @@ LOOPS: tuple[Loop, ...] = (
     Loop("writing figures of usage", 10, usage.flush),
     Loop("thinning figures of usage", 300, usage.tidy),
     Loop("settling resizes that were cut off", 10, scaling.settle_cut_off),
+    Loop("working off the queue of jobs", 0.1, job_queue.work_off),
+    Loop("looking after jobs", 2, job_watch.watch),
+    Loop("forgetting old jobs", 300, jobs.forget_old),
     Loop("going on with purges", 10, lifecycle.go_on),
     Loop("removing invitations that ran out", 300, invitations.forget_run_out),
 )

@@ -27,6 +27,22 @@ from maestro_core.environments import (
 from maestro_core.figures import NearList, QuotaList, QuotaSpec, QuotaView
 from maestro_core.idle import IdleAnswer, IdleQuestion
 from maestro_core.invitations import Invitation, InvitationList, InvitationSpec
+from maestro_core.jobs import (
+    MAX_OUTPUT,
+    JobDone,
+    JobList,
+    JobSpec,
+    JobTokenOwner,
+    JobTokenQuestion,
+    JobView,
+    LogChunk,
+    LogPiece,
+    Orders,
+    OutputPut,
+    OutputView,
+    Progress,
+    WorkOrder,
+)
 from maestro_core.launches import (
     FormRequest,
     FormView,
@@ -114,13 +130,18 @@ _WHICH = (
 )
 _POLICY_OF = (Query("workspace", "its name; left out: the policy everywhere"),)
 
+_JOBS = (
+    Query("workspace", "those of a workspace, for its members; left out: my own"),
+    Query("limit", "how many, at most 500; 100 if not said"),
+)
+_LOG = (Query("attempt", "its number; left out: the last one"), Query("offset", "bytes of it that are known"))
 _VERSIONS_OF = (
     Query("path", "of a notebook, below the workspace; left out: all"),
     Query("limit", "how many, at most 1000; 100 if not said"),
 )
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
-R = "/requests/{request_id}"
+R, J = "/requests/{request_id}", "/jobs/{job_id}"
 E, C = W + "/environment", W + "/conda"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
@@ -168,7 +189,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", E + "/build", USE, do.environment_build, EnvironmentBuild, "Notebook server: what it installs",
           query=_BUILD),
     Route("PUT", E + "/build", USE, do.keep_environment_build, EnvironmentBuild,
-          "Notebook server: what it resolved for its Python and platform (editors); the first answer stays", Deposit),
+          "Notebook server: what it resolved for its Python and platform (editors); the first answer stays", Deposit,
+          job=True),
     Route("GET", C, USE, do.view_conda, EnvironmentView, "Its conda packages: one version of its conda environment",
           query=_VERSION),
     Route("POST", C, USE, do.change_conda, EnvironmentView,
@@ -217,7 +239,7 @@ ROUTES: tuple[Route, ...] = (
           "the answer is the new launch, with 202 while it still starts", ScaleRequest, statuses=(200, 202)),
     Route("GET", L + "/usage", USE, do.launch_usage, LaunchUsage, "What it used, the oldest first", query=_HOURS),
     Route("POST", L + "/heartbeat", USE, do.heartbeat, Notices,
-          "Notebook server: what it uses now; answers what its user is told", Heartbeat),
+          "Notebook server: what it uses now; answers what its user is told", Heartbeat, job=True),
     Route("GET", L + "/notices", USE, do.wait_for_notices, Notices,
           "Notebook server: what its user is told, as soon as it changes", query=_WAIT),
     Route("GET", W + "/snapshots", USE, do.list_snapshots, SnapshotList,
@@ -225,12 +247,34 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", W + "/snapshots/{address}", USE, do.view_snapshot, SnapshotContent,
           "One of them, without outputs; the address may be shortened"),
     Route("POST", L + "/snapshots", USE, do.take_snapshot, SnapshotTaken,
-          "Notebook server: a notebook was saved with other sources than before", SnapshotPut),
+          "Notebook server: a notebook was saved with other sources than before", SnapshotPut, job=True),
     Route("POST", L + "/scan", USE, do.check_installed, ScanAnswer,
-          "Notebook server: what the policy and the advisories say about what is installed", ScanQuestion),
+          "Notebook server: what the policy and the advisories say about what is installed", ScanQuestion, job=True),
     Route("POST", L + "/startup-scan", USE, do.check_image, ScanAnswer,
-          "Notebook server: which packages its image may not contain", ScanQuestion),
+          "Notebook server: which packages its image may not contain", ScanQuestion, job=True),
     Route("POST", L + "/keep", USE, do.keep_launch, Notices, "Keep an idle server running"),
+    Route("POST", W + "/jobs", USE, do.submit_job, JobView,
+          "Queue a notebook or script to run without a browser, with its code as it is now", JobSpec, statuses=(201,)),
+    Route("GET", "/jobs", USE, do.list_jobs, JobList, "Jobs, the newest first", query=(*_JOBS, *_ALL)),
+    Route("GET", J, USE, do.view_job, JobView, "One job with its attempts, for the members of its workspace"),
+    Route("POST", J + "/cancel", USE, do.cancel_job, JobView,
+          "End it: at once while it waits, kindly while it runs (its submitter, owners)"),
+    Route("DELETE", J + "/schedule", USE, do.end_job_schedule, JobView,
+          "End the schedule of which it is a run; what runs goes on"),
+    Route("GET", J + "/log", USE, do.read_job_log, LogChunk, "What an attempt wrote, while it runs too", query=_LOG),
+    Route("GET", J + "/notebook", USE, do.read_job_output, OutputView,
+          "The executed notebook of its last attempt, as far as it came"),
+    Route("GET", J + "/work", USE, do.job_order, WorkOrder, "Job: what it is to run", job=True),
+    Route("POST", J + "/progress", USE, do.job_progress, Orders, "Job: a sign of life; answers whether it is to end",
+          Progress, job=True),
+    Route("POST", J + "/log", USE, do.add_job_log, None, "Job: more of its log; known parts are not taken twice",
+          LogPiece, statuses=(204,), job=True),
+    Route("PUT", J + "/notebook", USE, do.put_job_output, None, "Job: its executed notebook so far", OutputPut,
+          statuses=(204,), job=True, most=MAX_OUTPUT + 1024),
+    Route("POST", J + "/done", USE, do.job_done, None, "Job: how it ended; the first word counts", JobDone,
+          statuses=(204,), job=True),
+    Route("POST", "/authorize/jobs", AUTHORIZE, do.job_token_owner, JobTokenOwner, "MLflow: whose job's token this is",
+          JobTokenQuestion),
     Route("POST", P, PLAN, do.plan_launch, LaunchPlan, "Spawner: admit a launch, or refuse it", PlanRequest,
           statuses=(201,)),
     Route("POST", P + "/{launch_id}/confirm", PLAN, do.confirm_launch, do.Done, "Spawner: the server is up"),

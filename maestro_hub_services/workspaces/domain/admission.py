@@ -19,9 +19,9 @@ from maestro_core.policy import Dataset, Policy
 from maestro_core.profiles import Profile, choose, image_reference
 from maestro_core.roles import Role, may
 from maestro_core.workspaces import UserRef
-from maestro_hub_services.store import LaunchRow, Unit, WorkspaceRow
+from maestro_hub_services.store import JobRow, LaunchRow, Unit, WorkspaceRow
 from maestro_hub_services.store.clock import new_id, now
-from maestro_hub_services.store.events import SPAWNER
+from maestro_hub_services.store.events import QUEUE, SPAWNER
 
 from ..authority import Authority
 from .access import ensure_personal, unknown_workspace
@@ -63,7 +63,7 @@ async def plan(authority: Authority, request: PlanRequest) -> LaunchPlan:
         authority.outcomes.tell(user.name, server, refusal)
         raise
     try:
-        made = await _with_volume(authority, user, admitted, token)
+        made = await plan_of(authority, user, admitted, token)
     except BaseException as error:
         reason = error.message if isinstance(error, MaestroError) else "its plan could not be made"
         await release(authority, admitted.launch.id, reason)
@@ -101,44 +101,78 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
     workspace, role = await asked_workspace(unit, user, server, ask)
     if role is None or not may(role, "launch"):
         raise unknown_workspace(workspace.name)
+    return await _reserve(authority, unit, policy, _Start("server", user, server, ask, workspace, role, token_mac))
+
+
+async def admit_job(authority: Authority, unit: Unit, user: UserRef, job: JobRow, token_mac: str) -> Admitted:
+    """The same decision for an attempt of a job, inside the transaction of the queue; a refusal leaves no event.
+
+    Raises:
+        MaestroError: the refusal: ``unknown_workspace`` when its user is no member any more.
+    """
+    workspace = await unit.workspaces.get(job.workspace_id)
+    role = await unit.members.role_of(workspace.id, user.name, user.created, user.groups)
+    if role is None or not may(role, "launch"):
+        raise MaestroError("unknown_workspace", f"{user.name} is no member of {workspace.shown_name} any more.")
+    ask = parse_ask({**job.ask, "mlflow_experiment": job.experiment})
+    start = _Start("job", user, job.server, ask, workspace, role, token_mac)
+    return await _reserve(authority, unit, authority.policy.current, start)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What is to be admitted: a server, or an attempt of a job."""
+
+    kind: str
+    user: UserRef
+    server: str
+    ask: SpawnAsk
+    workspace: WorkspaceRow
+    role: Role
+    token_mac: str
+
+
+async def _reserve(authority: Authority, unit: Unit, policy: Policy, start: _Start) -> Admitted:
+    """Everything that servers and jobs have to pass alike, and the reservation."""
+    user, ask, workspace, role = start.user, start.ask, start.workspace, start.role
     if not workspace.open:
         raise MaestroError(
             "conflict", f"{workspace.name} is archived and takes no launches; its owners and admins can restore it.",
             {"workspace": workspace.name},
         )  # fmt: skip
-    _check_images(authority, ask)
-    asked = asked_amounts(ask, workspace)
-    profile, resources = choose(policy.profiles, user.groups, ask.profile, asked, ask.image)
-    running = await _running(unit, user, server)
+    check_images(authority, ask)
+    profile, resources = choose(policy.profiles, user.groups, ask.profile, asked_amounts(ask, workspace), ask.image)
+    running = await _running(unit, user, start.server)
     limits, used = await standing_limits(authority, unit, policy, user, workspace, running)
     check_quota(limits, used, resources)
-    template = template_of(ask, workspace, role)
+    job = start.kind == "job"
+    template = None if job else template_of(ask, workspace, role)
     launch = LaunchRow(
         id=new_id("l"),
-        kind="server",
+        kind=start.kind,
         workspace_id=workspace.id,
         user=user.name,
         user_created=user.created,
-        server_name=server,
+        server_name=start.server,
         role=role,
         profile=profile.name,
         resources=resources,
         experiment=experiment_of(ask, workspace, role),
         default_url=default_url(authority.templates.file(template) if template else None),
         status=LaunchStatus.RESERVED,
-        token_mac=token_mac,
+        token_mac=start.token_mac,
         created_at=now(),
         image=image_reference(policy.images, profile, ask.image),
-        idle_minutes=profile.idle,
+        idle_minutes=0 if job else profile.idle,
     )
     await unit.launches.add(launch, user.groups)
     await unit.events.append(
         "launch_reserved",
-        SPAWNER,
+        QUEUE if job else SPAWNER,
         workspace_id=workspace.id,
         launch_id=launch.id,
         user=user.name,
-        server_name=server,
+        server_name=start.server,
         profile=profile.name,
         resources=resources.model_dump(),
     )
@@ -146,7 +180,7 @@ async def _decide(authority: Authority, unit: Unit, policy: Policy, request: Pla
     return Admitted(workspace, launch, profile, template, storage_size(limits), datasets)
 
 
-def _check_images(authority: Authority, ask: SpawnAsk) -> None:
+def check_images(authority: Authority, ask: SpawnAsk) -> None:
     """Images are containers'; a process has none.
 
     Raises:
@@ -216,7 +250,12 @@ async def _running(unit: Unit, user: UserRef, server: str) -> list[LaunchRow]:
     return running
 
 
-async def _with_volume(authority: Authority, user: UserRef, admitted: Admitted, token: str) -> LaunchPlan:
+async def plan_of(authority: Authority, user: UserRef, admitted: Admitted, token: str) -> LaunchPlan:
+    """What was decided as a plan, once its volume is there; ``token``: of the package index.
+
+    Raises:
+        MaestroError: ``start_failed`` and what else a volume may say.
+    """
     workspace, launch = admitted.workspace, admitted.launch
     await authority.volumes.ensure(workspace.id, workspace.name, admitted.size)
     mounts = await authority.volumes.mounts(
@@ -259,14 +298,7 @@ async def confirm(authority: Authority, launch_id: str) -> LaunchRow:
     async with authority.store.write() as unit:
         if await unit.launches.confirm(launch_id):
             launch = await known(unit, launch_id)
-            await unit.events.append(
-                "launch_running",
-                SPAWNER,
-                workspace_id=launch.workspace_id,
-                launch_id=launch.id,
-                user=launch.user,
-                server_name=launch.server_name,
-            )
+            await note_running(unit, launch, SPAWNER)
             return launch
         launch = await known(unit, launch_id)
     if launch.status is LaunchStatus.ENDED:
@@ -274,6 +306,18 @@ async def confirm(authority: Authority, launch_id: str) -> LaunchRow:
             "conflict", f"The launch has ended ({launch.ended_reason}); start it again.", {"launch_id": launch_id}
         )
     return launch
+
+
+async def note_running(unit: Unit, launch: LaunchRow, actor: str) -> None:
+    """The event of a launch that was confirmed."""
+    await unit.events.append(
+        "launch_running",
+        actor,
+        workspace_id=launch.workspace_id,
+        launch_id=launch.id,
+        user=launch.user,
+        server_name=launch.server_name,
+    )
 
 
 async def release(authority: Authority, launch_id: str, reason: str, actor: str = SPAWNER) -> LaunchRow:

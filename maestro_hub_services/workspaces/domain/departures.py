@@ -74,7 +74,33 @@ async def review_everything(authority: Authority) -> None:
     if not launches:
         return
     users = {user.ref.name: user.ref async for user in authority.hub.users(active=True)}
+    users |= await _without_servers(authority, launches, users)
+    await _end_orphans(authority, launches, users)
     await _review(authority, launches, users, no_hurry)
+
+
+async def _end_orphans(authority: Authority, launches: Iterable[LaunchRow], users: Mapping[str, UserRef]) -> None:
+    """Jobs of accounts that are gone end at once; their servers the Hub has ended itself."""
+    accounts = {(user.name, user.created) for user in users.values()}
+    left = [one for one in launches if one.kind == "job" and (one.user, one.user_created) not in accounts]
+    if left:
+        async with authority.store.write() as unit:
+            for launch in left:
+                await unit.launches.will_end(launch.id, KIND, now(), f"the account {launch.user} is gone")
+
+
+async def _without_servers(
+    authority: Authority, launches: Iterable[LaunchRow], known: Mapping[str, UserRef]
+) -> dict[str, UserRef]:
+    """Whose jobs run while they have no server: the Hub's list of the active ones leaves them out."""
+    found: dict[str, UserRef] = {}
+    for name in {launch.user for launch in launches if launch.kind == "job"} - known.keys():
+        try:
+            found[name] = await authority.hub.user(name)
+        except MaestroError as error:
+            if error.code != "unknown_user":
+                raise
+    return found
 
 
 async def _review(
@@ -159,7 +185,8 @@ class Ender:
         """
         moment = now()
         async with authority.store.read() as unit:
-            due = [launch for launch in await unit.launches.ending(KIND) if launch.due(moment)]
+            ending = await unit.launches.ending(KIND)
+        due = [launch for launch in ending if launch.kind == "server" and launch.due(moment)]  # jobs: job_watch
         self._tried = {launch.id: self._tried[launch.id] for launch in due if launch.id in self._tried}
         for launch in due:
             if time.monotonic() - self._tried.get(launch.id, float("-inf")) >= RETRY_SECONDS:

@@ -15,7 +15,7 @@ from .access import own_workspaces, role_in
 
 
 async def list_launches(authority: Authority, caller: Caller, *, everything: bool = False) -> LaunchList:
-    """The caller's launches that run or start; for an admin with ``everything`` all of them.
+    """The caller's servers that run or start; for an admin with ``everything`` everybody's. Jobs have their own.
 
     Raises:
         MaestroError: ``forbidden`` for ``everything`` without ``custom:maestro:admin``.
@@ -25,6 +25,7 @@ async def list_launches(authority: Authority, caller: Caller, *, everything: boo
         raise MaestroError("forbidden", "Only an admin sees every launch; leave 'all' out to see your own.")
     async with authority.store.read() as unit:
         rows = await (unit.launches.active() if everything else unit.launches.active_of(user.name, user.created))
+        rows = [row for row in rows if row.kind == "server"]
         if caller.notebook:
             own = await own_workspaces(unit, caller)
             rows = [row for row in rows if row.workspace_id in own]
@@ -61,6 +62,17 @@ async def find_launch(unit: Unit, caller: Caller, session_id: str) -> LaunchRow:
             {"session_id": session_id[:40]},
         )
     return row
+
+
+def check_server(row: LaunchRow) -> None:
+    """See that a launch is a server's: what is the Hub's to do cannot be done with a job.
+
+    Raises:
+        MaestroError: ``conflict``.
+    """
+    if row.kind == "job":
+        job = row.server_name.removeprefix("job:")
+        raise MaestroError("conflict", f"This is the job {job}, no server; end it with 'maestro cancel {job}'.")
 
 
 async def _ends_here(unit: Unit, caller: Caller, row: LaunchRow) -> bool:

@@ -15,7 +15,7 @@ from ..hub import StartAnswer
 from ..identity import Caller
 from .access import not_of_this_server, own_workspaces, unknown_workspace
 from .admission import asked_workspace, known, note_refusal, release
-from .launches import find_launch, view
+from .launches import check_server, find_launch, view
 
 #: seconds that the spawner may take to ask for its plan after the Hub accepted the start
 DECISION_SECONDS = 20.0
@@ -157,6 +157,7 @@ async def stop_launch(authority: Authority, caller: Caller, session_id: str) -> 
     """
     async with authority.store.read() as unit:
         launch = await find_launch(unit, caller, session_id)
+    check_server(launch)
     if launch.status.active and not await authority.hub.stop_server(launch.user, launch.server_name):
         await release(authority, launch.id, "the Hub had no such server", caller.name)
     async with authority.store.read() as unit:

@@ -136,7 +136,9 @@ def without(in_use: InUse, launch: LaunchRow, workspace: WorkspaceRow, groups: I
 
 
 def server_shown(launch: LaunchRow) -> str:
-    """A server in a sentence: its name, or what the unnamed one is."""
+    """A server or job in a sentence: its name, or what the unnamed one is."""
+    if launch.kind == "job":
+        return f"the job {launch.server_name.removeprefix('job:')}"
     return launch.server_name or "your personal server"
 
 

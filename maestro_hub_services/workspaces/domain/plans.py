@@ -97,6 +97,7 @@ def build_plan(
             "maestro.user": label_value(user.name),
             "maestro.workspace": label_value(workspace.name),
             "maestro.launch": launch.id,
+            **({"maestro.job": launch.server_name.removeprefix("job:")} if launch.kind == "job" else {}),
             **({} if launch.idle_minutes is None else {"maestro.idle-minutes": str(launch.idle_minutes)}),
         },
         index_url=settings.index_url,

@@ -59,7 +59,7 @@ async def release_leaked(authority: Authority) -> None:
         MaestroError: ``hub_unavailable``; what is not known for sure is left as it is.
     """
     async with authority.store.read() as unit:
-        launches = await unit.launches.active()
+        launches = [launch for launch in await unit.launches.active() if launch.kind == "server"]
     if not launches:
         return
     servers: dict[tuple[str, str, str], HubServer] = {}

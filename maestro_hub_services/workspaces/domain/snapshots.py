@@ -72,7 +72,7 @@ def _checked(put: SnapshotPut) -> tuple[bytes, int, int]:
     wrong = MaestroError("invalid_request", "content: this is not the notebook of that address; save it again.")
     try:
         packed = base64.b64decode(put.content or "", validate=True)
-        text = _unpacked(packed)
+        text = unpacked(packed)
         notebook = stripped(json.loads(text))
         if address_of(notebook) != put.address:
             raise wrong
@@ -82,7 +82,7 @@ def _checked(put: SnapshotPut) -> tuple[bytes, int, int]:
     return zstandard.ZstdCompressor(level=10).compress(body), len(body), len(notebook["cells"])
 
 
-def _unpacked(packed: bytes) -> bytes:
+def unpacked(packed: bytes) -> bytes:
     """At most so much is unpacked as a notebook may have: a frame's own word for its size is somebody's word.
 
     Raises:

@@ -198,7 +198,11 @@ async def _views(authority: Authority, unit: Unit, user: UserRef, found: Iterabl
             created_at=standing.workspace.created_at,
             members=counts.get(standing.workspace.id, 0),
             servers=servers,
-            launches=tuple(launch.id for launch in launches if launch.workspace_id == standing.workspace.id),
+            launches=tuple(
+                launch.id
+                for launch in launches
+                if launch.workspace_id == standing.workspace.id and launch.kind == "server"
+            ),
             template=standing.workspace.template,
             settings=WorkspaceSettings.read(standing.workspace.settings),
             archived_at=standing.workspace.archived_at,
