@@ -17,6 +17,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .errors import MaestroError
+from .near_miss import near_miss
 from .packages import PYPI, Action, Level, check_channel, normal_name, parse_rule_text
 
 #: requests of one person that may be pending at the same time
@@ -334,6 +335,43 @@ class FactsReport(BaseModel):
 
     request_id: str = Field(min_length=1, max_length=64)
     facts: Facts
+
+
+class NameQuestion(BaseModel):
+    """Somebody wants a package of that name (normal) in a workspace: is there one?"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = Field(max_length=64)
+    package: str = Field(max_length=200)
+
+    @field_validator("package")
+    @classmethod
+    def _package(cls, value: str) -> str:
+        return normal_name(value)
+
+
+class NameAnswer(NameQuestion):
+    """The body of ``POST /policy/names``; ``exists`` None: nobody can say just now."""
+
+    exists: bool | None
+
+
+class NameList(BaseModel):
+    """The answer of ``GET /policy/names``."""
+
+    asked: tuple[NameQuestion, ...]
+
+
+def no_such_package(package: str) -> MaestroError:
+    """The one sentence for a name that the index behind ours does not have."""
+    near = near_miss(package)
+    meant = f"did you mean {' or '.join(near)}?" if near else "check the spelling."
+    return MaestroError(
+        "unknown_package",
+        f"There is no package {package} at the index behind this one; {meant}",
+        {"package": package, "near": near},
+    )
 
 
 class Asker(BaseModel):

@@ -243,6 +243,9 @@ class _AuthorityHandler(web.RequestHandler):
         if self.request.path == "/api/policy/requests":
             self.finish({"wanted": []})
             return
+        if self.request.path == "/api/policy/names":
+            self.finish({"asked": []})
+            return
         policy = self.authority.policies.get(self.get_query_argument("workspace"))
         if policy is None:
             self.set_status(404)

@@ -26,6 +26,7 @@ from .handlers import (
 )
 from .index import Index
 from .masking import masked
+from .names import answer_for_ever
 
 #: path below the prefix -> handler
 ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
@@ -63,13 +64,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     server = HTTPServer(make_app(index), max_body_size=_MAX_REQUEST_BYTES, max_header_size=_MAX_REQUEST_BYTES)
     server.listen(settings.port, settings.host)
     logging.getLogger(__name__).info("The package index listens on %s:%s%s", settings.host, settings.port, index.prefix)
-    looking = asyncio.create_task(look_for_ever(authority, index))
+    working = [asyncio.create_task(work(authority, index)) for work in (look_for_ever, answer_for_ever)]
     try:
         await stop.wait()
     finally:
         server.stop()
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await index.close()
         await server.close_all_connections()
 

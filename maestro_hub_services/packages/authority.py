@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from maestro_core.advisories import Malware
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
-from maestro_core.requests import FactsReport, WantedList
+from maestro_core.requests import FactsReport, NameAnswer, NameList, WantedList
 
 from .once import shared
 
@@ -166,11 +166,30 @@ class Authority:
         Raises:
             MaestroError: ``service_unavailable``.
         """
-        content = report.model_dump_json().encode()
+        await self._post("/policy/requests", report)
+
+    async def asked_names(self, wait: int) -> NameList:
+        """The names of which somebody wants to know whether there is such a package; waits for one.
+
+        Raises:
+            MaestroError: ``service_unavailable``.
+        """
+        patience = httpx.Timeout(wait + 10, connect=2)
+        return _read(NameList, await self._send("GET", "/policy/names", params={"wait": wait}, timeout=patience))
+
+    async def tell_name(self, answer: NameAnswer) -> None:
+        """Whether there is one.
+
+        Raises:
+            MaestroError: ``service_unavailable``.
+        """
+        await self._post("/policy/names", answer)
+
+    async def _post(self, path: str, body: BaseModel) -> None:
         headers = {"Content-Type": "application/json"}
-        response = await self._send("POST", "/policy/requests", content=content, headers=headers)
+        response = await self._send("POST", path, content=body.model_dump_json().encode(), headers=headers)
         if response.status_code != 204:
-            _log.error("The workspaces service answered %s to facts about %s", response.status_code, report.request_id)
+            _log.error("The workspaces service answered %s to POST %s", response.status_code, path)
 
     async def _ask_owner(self, token: str) -> TokenOwner:
         try:

@@ -24,7 +24,7 @@ class Denial:
         id: grows, over restarts of the index too; ask for what came after the last one you have seen.
         time: UTC, ISO 8601, of the last time.
         message: the sentence that the client got.
-        action: ``block`` or ``ask``.
+        action: ``block`` or ``ask``; ``missing``: it is no refusal, there is no such package.
         revision: of the policy that refused.
         count: how often in a row.
     """
@@ -62,24 +62,24 @@ class Denials:
         channel: str = PYPI,
     ) -> Denial:
         """Remember a refusal of one file."""
+        told = {"action": verdict.action.value, "message": verdict.reason, "rule": verdict.rule, "level": verdict.level}
+        return self._keep(launch, package=package, version=version, file=file, channel=channel,
+                          revision=policy.revision, **told)  # fmt: skip
+
+    def miss(self, launch: str, policy: CompiledPolicy, package: str, message: str) -> Denial:
+        """Remember that a name was asked for that there is not: it is told beside the refusals."""
+        return self._keep(
+            launch, package=package, version=None, file="", channel=PYPI, revision=policy.revision,
+            action="missing", message=message, rule="", level="global",
+        )  # fmt: skip
+
+    def _keep(self, launch: str, **told: Any) -> Denial:
         kept = self._by_launch.setdefault(launch, deque(maxlen=_PER_LAUNCH))
         self._by_launch.move_to_end(launch)
         if len(self._by_launch) > _LAUNCHES:
             self._by_launch.popitem(last=False)
         self._last += 1
-        denial = Denial(
-            id=self._last,
-            time=self._now().isoformat(timespec="milliseconds"),
-            package=package,
-            version=version,
-            file=file,
-            channel=channel,
-            action=verdict.action.value,
-            message=verdict.reason,
-            rule=verdict.rule,
-            level=verdict.level,
-            revision=policy.revision,
-        )
+        denial = Denial(id=self._last, time=self._now().isoformat(timespec="milliseconds"), **told)
         for old in list(kept)[-_LOOK_BACK:]:
             if (old.package, old.message) == (denial.package, denial.message):
                 kept.remove(old)

@@ -20,6 +20,7 @@ from tornado.http1connection import HTTP1Connection
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verdict, normal_name
+from maestro_core.requests import no_such_package
 
 from .downloads import Delivery, Downloads, Wanted, parse_range
 from .http import HostCheck
@@ -153,7 +154,7 @@ class IndexHandler(web.RequestHandler):
                 self.index.denials.record(owner.launch_id, policy, project, None, "", verdict)
             raise
         if listing is None:
-            raise web.HTTPError(404, reason=f"There is no package {project} at the index behind this one.")
+            raise web.HTTPError(404, reason=reason_phrase(no_such_package(project).message))
         return listing.page, listing.stamp
 
     def form(self) -> Form:
@@ -223,8 +224,13 @@ class ProjectHandler(IndexHandler):
 
     async def get(self, name: str) -> None:
         owner, policy = await self.admitted()
-        form = self.form()
-        page, stamp = await self.listed(owner, policy, self.project(name))
+        form, project = self.form(), self.project(name)
+        try:
+            page, stamp = await self.listed(owner, policy, project)
+        except web.HTTPError as error:
+            if error.status_code == 404:  # clients swallow it too ("from versions: none"); the notebook tells it
+                self.index.denials.miss(owner.launch_id, policy, project, no_such_package(project).message)
+            raise
         self.send_body(await self.index.page_body(page, stamp, policy, form), form)
 
     head = get

@@ -17,6 +17,10 @@ SPEC: dict[str, Any] = {
     "name": WORKSPACE,
     "description": "A sample workspace: open it, start a server, and run the notebook Start here.",
     "template": "start-here",
+    "security": {
+        "blocked_packages": [{"package": "telnetlib3", "reason": "it sends passwords in clear; use asyncssh"}],
+        "approval_required": [{"package": "cowsay", "reason": "to show how asking works"}],
+    },
     "members": [{"user": EDITOR, "role": "editor"}, {"user": VIEWER, "role": "viewer"}],
 }
 

@@ -14,6 +14,7 @@ from .hub import Hub
 from .index_tokens import IndexTokens
 from .job_board import JobBoard
 from .leftovers import Leftovers
+from .names_asked import NamesAsked
 from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
@@ -42,6 +43,7 @@ class Authority:
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
         samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
         runner: where jobs run. board: what the queue remembers.
+        names: asks the index's service whether a package exists.
         malware: what is known to be malware, as the last import left it.
         purges: those that are being carried out, by workspace id.
         resizes: the launches whose server is being resized by a request of this process.
@@ -63,5 +65,6 @@ class Authority:
     bell: Bell = field(default_factory=Bell)
     board: JobBoard = field(default_factory=JobBoard)
     malware: KnownMalware = field(default_factory=KnownMalware)
+    names: NamesAsked = field(default_factory=NamesAsked)
     purges: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     resizes: set[str] = field(default_factory=set)

@@ -25,7 +25,16 @@ from maestro_core.lifecycle import PurgedTracking
 from maestro_core.models import read_model
 from maestro_core.names import PERSONAL
 from maestro_core.packages import TokenOwner
-from maestro_core.requests import CacheCleared, Forced, PackageAnswer, PackageAsk, RequestList, RequestView, WantedList
+from maestro_core.requests import (
+    CacheCleared,
+    Forced,
+    NameList,
+    PackageAnswer,
+    PackageAsk,
+    RequestList,
+    RequestView,
+    WantedList,
+)
 from maestro_core.scans import ScanAnswer
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
@@ -496,6 +505,14 @@ async def take_advisories(call: Call) -> AdvisoryStatus:
 
 async def wanted_facts(call: Call) -> WantedList:
     return await reviewing.wanted(call.authority)
+
+
+async def asked_names(call: Call) -> NameList:
+    return NameList(asked=tuple(await call.authority.names.wait(min(_number(call, "wait", 0), 30))))
+
+
+async def tell_name(call: Call) -> None:
+    call.authority.names.tell(call.body)
 
 
 async def keep_facts(call: Call) -> None:

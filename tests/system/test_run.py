@@ -163,6 +163,10 @@ def test_the_demo_shows_its_people_and_leaves_nothing(new_run: NewRun) -> None:
         person.sign_in()
         [demo] = [space for space in person.api().get("workspaces").json()["workspaces"] if space["name"] == "demo"]
         assert demo["role"] == role
+    with person.api() as api:
+        said = [api.get(f"packages/{name}", params={"workspace": "demo"}).json() for name in ("telnetlib3", "cowsay")]
+    assert [it["answer"] for it in said] == ["blocked", "held_back"]
+    assert "it sends passwords in clear; use asyncssh" in said[0]["message"]
     started = below(run)
     assert started
     assert run.stop() == 0

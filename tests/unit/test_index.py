@@ -182,7 +182,11 @@ class TestPage:
         assert "only looks like" in (await room.get("simple/small%D0%B5/")).json()["detail"]
         missing = await room.get("simple/nothing/")
         assert missing.status_code == 404
-        assert missing.json()["detail"] == "There is no package nothing at the index behind this one."
+        assert missing.json()["detail"] == (
+            "There is no package nothing at the index behind this one; check the spelling."
+        )
+        (told,) = (await room.get("denials")).json()["denials"]
+        assert (told["package"], told["action"], told["message"]) == ("nothing", "missing", missing.json()["detail"])
 
     async def test_the_form_follows_the_accept_header(self, room: Room) -> None:
         room.upstream.add("small", "1.0")

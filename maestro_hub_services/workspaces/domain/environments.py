@@ -34,7 +34,7 @@ from maestro_hub_services.store.environments import MAX_TARGETS, Locked
 from ..authority import Authority
 from ..identity import Caller
 from .access import opened
-from .packages import package_policy, verdict_on
+from .packages import package_policy, see_exists, verdict_on
 
 #: versions that the history shows
 SHOWN = 100
@@ -94,11 +94,15 @@ async def change(authority: Authority, caller: Caller, name: str, change: Enviro
 
     Raises:
         MaestroError: ``unknown_workspace``, ``forbidden`` for viewers; ``package_blocked`` where the policy holds one
-            back; ``conflict`` where somebody else changed the same package meanwhile.
+            back; ``unknown_package``; ``conflict`` where somebody else changed the same package meanwhile.
     """
-    async with opened(authority, caller, name, "install_packages") as (_, standing):
+    async with opened(authority, caller, name, "install_packages") as (unit, standing):
         workspace = standing.workspace
+        known = await unit.environments.newest(workspace.id)
     await _check_policy(authority, workspace, change.add)
+    if change.built is None:  # what is installed exists
+        there = known.by_name if known else {}
+        await see_exists(authority, workspace.name, by_name(change.add).keys() - there.keys())
     async with opened(authority, caller, name, "install_packages", write=True) as (unit, standing):
         launch_id = await launch_of(unit, caller, standing.workspace) if change.built else None
         row = await record(unit, standing.workspace, caller.name, change, launch_id=launch_id)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+
 from packaging.specifiers import SpecifierSet
 
 from maestro_core.errors import MaestroError
@@ -15,7 +18,7 @@ from maestro_core.packages import (
     compile_policy,
     decide,
 )
-from maestro_core.requests import exact_version
+from maestro_core.requests import exact_version, no_such_package
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_hub_services.store import Unit, WorkspaceRow
 
@@ -69,6 +72,19 @@ def verdict_on(policy: CompiledPolicy, package: str, specifier: str = "", channe
             if answers and rule.action is Action.ALLOW and overlap(specifier, rule.specifier):
                 return Verdict(Action.ALLOW, rule=rule.text, level=rule.level)
     return verdict
+
+
+async def see_exists(authority: Authority, workspace: str, packages: Iterable[str]) -> None:
+    """Refuse a name that the index behind ours does not have; where nobody can say so in time, it may be.
+
+    Raises:
+        MaestroError: ``unknown_package``.
+    """
+    names = list(dict.fromkeys(packages))
+    told = await asyncio.gather(*(authority.names.exists(workspace, name) for name in names))
+    for name, exists in zip(names, told, strict=True):
+        if exists is False:
+            raise no_such_package(name)
 
 
 def overlap(one: str, other: str) -> bool:

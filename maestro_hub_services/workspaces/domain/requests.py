@@ -32,7 +32,7 @@ from ..authority import Authority
 from ..identity import Caller
 from . import environments
 from .access import opened, own_workspaces, role_in
-from .packages import compiled, verdict_on
+from .packages import compiled, see_exists, verdict_on
 from .reviewing import held_back, review_of
 
 
@@ -42,9 +42,10 @@ async def ask(authority: Authority, caller: Caller, workspace: str, asked: Packa
     What is allowed becomes part of the workspace's environment, where an editor asks and does not say otherwise.
 
     Raises:
-        MaestroError: ``unknown_workspace``; ``package_blocked`` with the policy's sentence; ``conflict`` with too many
-            requests pending.
+        MaestroError: ``unknown_workspace``; ``unknown_package``; ``package_blocked`` with the policy's sentence;
+            ``conflict`` with too many requests pending.
     """
+    await _see_exists(authority, caller, workspace, asked)
     async with opened(authority, caller, workspace, "read", write=True) as (unit, standing):
         place = standing.workspace
         verdict = verdict_on(await compiled(authority, unit, place), asked.package, asked.version, asked.channel)
@@ -101,8 +102,9 @@ async def check(authority: Authority, caller: Caller, workspace: str, asked: Pac
     """What the policy of a workspace says to a package; asks nobody.
 
     Raises:
-        MaestroError: ``unknown_workspace``.
+        MaestroError: ``unknown_workspace``, ``unknown_package``.
     """
+    await _see_exists(authority, caller, workspace, asked)
     async with opened(authority, caller, workspace, "read") as (unit, standing):
         place = standing.workspace
         verdict = verdict_on(await compiled(authority, unit, place), asked.package, asked.version, asked.channel)
@@ -118,6 +120,19 @@ async def check(authority: Authority, caller: Caller, workspace: str, asked: Pac
         rule=verdict.rule,
         request=view,
     )
+
+
+async def _see_exists(authority: Authority, caller: Caller, workspace: str, asked: PackageAsk) -> None:
+    """Refuse a name that nobody has, before a reviewer looks for it; what is blocked is blocked all the same.
+
+    Raises:
+        MaestroError: ``unknown_workspace``, ``unknown_package``.
+    """
+    async with opened(authority, caller, workspace, "read") as (unit, standing):
+        place = standing.workspace
+        verdict = verdict_on(await compiled(authority, unit, place), asked.package, asked.version, asked.channel)
+    if asked.channel == PYPI and verdict.action is not Action.BLOCK:
+        await see_exists(authority, place.name, [asked.package])
 
 
 async def _join(unit: Unit, caller: Caller, place: WorkspaceRow, asked: PackageAsk, verdict: Verdict) -> RequestRow:
