@@ -7,6 +7,7 @@
 from maestro_core.errors import MaestroError
 
 from .environments import EnvironmentManager
+from .jobs import JobManager
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
 from .package_requests import PackageRequests
@@ -15,6 +16,7 @@ from .workspaces import WorkspaceManager
 
 __all__ = [
     "EnvironmentManager",
+    "JobManager",
     "MaestroError",
     "NotebookLauncher",
     "NotebookSession",

@@ -15,11 +15,14 @@ import click
 
 from maestro_core import __version__
 from maestro_core.errors import MaestroError
+from maestro_core.jobs import JobView
 from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_memory, show_memory
 from maestro_core.usage import LaunchUsage
 
 from .api import Api
 from .cli_environments import COMMANDS as ENVIRONMENTS
+from .cli_jobs import COMMANDS as JOBS
+from .cli_jobs import job_table, recent, show_job, watch
 from .cli_metadata import COMMANDS as METADATA
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
@@ -30,6 +33,7 @@ from .console import err as _err
 from .console import print_json as _print_json
 from .console import say as _say
 from .console import table as _table
+from .jobs import JobManager
 from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace
 from .quotas import QuotaManager
@@ -140,22 +144,48 @@ def launch(
 
 
 @main.command()
-@click.argument("session", required=False)
+@click.argument("session", required=False, metavar="[SESSION|JOB]")
 @click.option("--all", "everyone", is_flag=True, help="Everybody's (admins).")
+@click.option("--watch", "watch_", is_flag=True, help="Show it again every 2 s; of a job: until it is over.")
 @as_json
 @click.pass_obj
-def status(connect: Callable[[], Api], session: str | None, everyone: bool, json_: bool) -> None:
-    """Show your servers that run or start, or one by its session id."""
-    launcher = NotebookLauncher(api=connect())
-    if session:
-        return _print_session(launcher.status(session), json_)
-    sessions = launcher.sessions(everyone)
+def status(connect: Callable[[], Api], session: str | None, everyone: bool, watch_: bool, json_: bool) -> None:
+    """Show your servers and jobs, or one by its id; with --json the servers ('maestro jobs' has the jobs)."""
+    api = connect()
+    launcher, manager = NotebookLauncher(api=api), JobManager(api=api)
     if json_:
-        return _print_json([_session_json(item) for item in sessions])
-    if not sessions:
-        return _say("No server is running. Start one with 'maestro launch'.")
-    rows = [[s.session_id, s.user, s.workspace, s.status, s.resources.show(), s.notebook_url] for s in sessions]
-    _table(["session", "user", "workspace", "status", "resources", "address"], rows)
+        if session and session.startswith("j-"):
+            return _print_json(manager.job(session).model_dump(mode="json"))
+        if session:
+            return _print_session(launcher.status(session), json_)
+        return _print_json([_session_json(item) for item in launcher.sessions(everyone)])
+
+    def draw() -> bool:
+        if session and session.startswith("j-"):
+            job = manager.job(session)
+            show_job(job)
+            return not job.status.over
+        if session:
+            _print_session(launcher.status(session), False)
+        else:
+            _everything(launcher.sessions(everyone), recent(manager.jobs(everyone=everyone)))
+        return True
+
+    if watch_:
+        watch(draw)
+    else:
+        draw()
+
+
+def _everything(sessions: list[NotebookSession], jobs: list[JobView]) -> None:
+    if sessions:
+        rows = [[s.session_id, s.user, s.workspace, s.status, s.resources.show(), s.notebook_url] for s in sessions]
+        _table(["session", "user", "workspace", "status", "resources", "address"], rows)
+    else:
+        _say("No server is running. Start one with 'maestro launch'.")
+    if jobs:
+        _say("")
+        job_table(jobs)
 
 
 @main.command()
@@ -635,7 +665,7 @@ def _idle(profile: dict[str, Any]) -> str:
     return "-" if minutes is None else f"{minutes} min" if minutes else "never"
 
 
-for _command in (advisories, security_scan, sync, version, *METADATA, *REQUESTS, *ENVIRONMENTS):
+for _command in (advisories, security_scan, sync, version, *JOBS, *METADATA, *REQUESTS, *ENVIRONMENTS):
     main.add_command(_command)
 
 
