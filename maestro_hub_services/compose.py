@@ -61,6 +61,7 @@ PASSED: dict[str, tuple[str, ...]] = {
         "MAESTRO_STORE_DB",
         "FETCHML_JUPYTER_BLOCKED_PACKAGES", "FETCHML_JUPYTER_STARTUP_BLOCKED_PACKAGES",
         "KUBECONFIG", "MAESTRO_NAMESPACE", "MAESTRO_STORAGE_CLASS", "MAESTRO_STORAGE_SIZE", "MAESTRO_ACCESS_MODE",
+        "MAESTRO_JOB_IMAGE", "MAESTRO_KUEUE_QUEUE",
     ),
     "mlflow": ("MAESTRO_MLFLOW_DB", "MAESTRO_MLFLOW_ARTIFACTS", "MLFLOW_SERVER_ALLOWED_HOSTS"),
     # The index asks pip, conda's files and rattler where packages come from; they are told by these too.

@@ -16,6 +16,8 @@ The Hub (or a Deployment) sets these variables; ``compose.py`` writes them.
 ``MAESTRO_NAMESPACE``, ``MAESTRO_STORAGE_CLASS``, ``MAESTRO_STORAGE_SIZE``, ``MAESTRO_ACCESS_MODE``  Kubernetes: where
                          claims of workspaces are made (the service's own namespace), and how (the cluster's default
                          class, ``10Gi``, ``ReadWriteMany``)
+``MAESTRO_JOB_IMAGE``, ``MAESTRO_KUEUE_QUEUE``  Kubernetes: the image of jobs whose profile has none (the servers' own),
+                         and the LocalQueue of Kueue that admits them, if there is one
 ``MAESTRO_SINGLEUSER_PREFIX``, ``MAESTRO_SHOWN_PATHS``, ``MAESTRO_ALLOW_UNISOLATED``  one machine: the environment that
                          jobs run from (this one's own), further paths that they see (with colons), ``1``: without a
                          sandbox where there can be none; as the local spawner has them for servers
@@ -68,6 +70,7 @@ class Settings:
         package_lists: the variables that replace lists of packages in ``maestro.yaml``, where they are set.
         tracking: whether the service ``tracking`` is part of it.
         singleuser_prefix, shown_paths, allow_unisolated: how jobs run on one machine.
+        job_image, kueue_queue: of jobs on Kubernetes; may be empty.
     """
 
     state: Path
@@ -96,6 +99,8 @@ class Settings:
     singleuser_prefix: str = sys.prefix
     shown_paths: tuple[str, ...] = ()
     allow_unisolated: bool = False
+    job_image: str = ""
+    kueue_queue: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -131,6 +136,8 @@ class Settings:
             mlflow_artifacts=values.get("MAESTRO_MLFLOW_ARTIFACTS", ""),
             singleuser_prefix=values.get("MAESTRO_SINGLEUSER_PREFIX", sys.prefix),
             shown_paths=tuple(filter(None, values.get("MAESTRO_SHOWN_PATHS", "").split(":"))),
+            job_image=values.get("MAESTRO_JOB_IMAGE", ""),
+            kueue_queue=values.get("MAESTRO_KUEUE_QUEUE", ""),
             allow_unisolated=values.get("MAESTRO_ALLOW_UNISOLATED", "") == "1",
             package_lists={name: text for name in OVERRIDES if (text := values.get(name, ""))},
         )

@@ -55,7 +55,7 @@ class Notebook:
         self._launch, self._hears = launch, hears
         if json.loads(order.content).get("nbformat") != 4:
             raise ValueError("it is no notebook of nbformat 4")
-        self.node: Any = v4.reads(order.content)  # type: ignore[no-untyped-call]
+        self.node: Any = v4.reads(order.content)
         for cell in self.node.cells:
             if cell.cell_type == "code":
                 cell.setdefault("outputs", [])

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 #: characters that the service takes at most, and bytes of JSON behind them (maestro_core.jobs)
-MOST, MOST_JSON = 4 * 1024 * 1024, 32 * 1024 * 1024
+MOST, MOST_JSON = 4 * 1024 * 1024, 8 * 1024 * 1024
 _CUT = "[This output is too large to be kept with the job; the notebook in the workspace's folder jobs has it.]\n"
 
 

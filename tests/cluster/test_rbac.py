@@ -21,6 +21,15 @@ def test_pods_and_volumes_are_maestros_to_make_and_remove(maestro: Cluster, verb
     assert maestro.run("auth", "can-i", verb, kind).strip() == "yes"
 
 
+@pytest.mark.parametrize("verb", ["get", "list", "create", "patch", "delete"])
+def test_jobs_are_maestros_to_start_and_end(maestro: Cluster, verb: str) -> None:
+    assert maestro.run("auth", "can-i", verb, "jobs.batch").strip() == "yes"
+
+
+def test_tokens_of_jobs_are_written_and_never_read_back(maestro: Cluster) -> None:
+    assert maestro.run("auth", "can-i", "create", "secrets").strip() == "yes"
+
+
 def test_running_pods_are_resized_and_not_otherwise_changed(maestro: Cluster) -> None:
     assert maestro.run("auth", "can-i", "patch", "pods", "--subresource=resize").strip() == "yes"
     with pytest.raises(AssertionError):

@@ -11,6 +11,10 @@ __all__ = ["Ended", "JobAddress", "Runner", "make_runner"]
 
 def make_runner(settings: Settings) -> Runner:
     """The runner of the provider that the settings name."""
+    if settings.provider == "kubernetes":
+        from .kubernetes import KubernetesRunner  # an extra: not installed on one machine
+
+        return KubernetesRunner(settings)
     from .local import LocalRunner
 
     return LocalRunner(settings)

@@ -28,6 +28,10 @@ def worker_environment(plan: LaunchPlan, work: JobAddress) -> dict[str, str]:
         "MAESTRO_ENV": ENVIRONMENT_DIR,
         **plan_environment(plan.environment),
         "MAESTRO_SERVICE_URL": work.api_url,
+        # as the Hub tells servers
+        "JUPYTERHUB_USER": plan.user,
+        "CPU_LIMIT": f"{plan.resources.cpu:g}",
+        "MEM_LIMIT": str(plan.resources.memory),
         "MAESTRO_JOB": work.job_id,
         "MAESTRO_JOB_ATTEMPT": str(work.attempt),
     }
