@@ -1,12 +1,13 @@
 """The worker of a job, in the sandbox that the service's runner gives it: real kernels, real deaths, and a service and
 an MLflow that go away.
 
-Both are stand-ins here, which remember what the worker told them; the whole chain is test_jobs.py's.
+At first both are stand-ins, which remember what the worker told them; then it is the whole Maestro.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -19,18 +20,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nbformat
 import pytest
+import zstandard
 
 from maestro_core.launches import ENVIRONMENT_DIR, HOME_DIR, WORKSPACE_DIR, LaunchPlan, Mount, PlanWorkspace
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.workspaces.runners import Ended, JobAddress
-from maestro_hub_services.workspaces.runners.local import LocalRunner
+from maestro_hub_services.workspaces.runners.local import FOLDERS, LocalRunner
 from maestro_spawner.machine import host
+from maestro_spawner.machine.launched import Processes
 from maestro_spawner.machine.process import Process
 from tests.job_service import TOKEN, JobServiceStub, job_service
+from tests.system.house import Maestro
 from tests.system.singleuser import prefix
 
 LIMIT = 90.0
@@ -292,3 +297,109 @@ async def test_a_service_that_was_killed_finds_its_job_again() -> None:
         assert one.done["reason"] == "It was ended from outside while it ran."
         await one.over()
         assert (await after.look())[LAUNCH] is not None
+
+
+# -- in the whole Maestro ---------------------------------------------------------------------------------------------
+
+TRACKS = """
+import mlflow, time
+with mlflow.start_run(run_name="inner"):
+    mlflow.log_metric("loss", 0.25)
+mlflow.start_run(run_name="left open")
+mlflow.log_param("lr", lr)
+print("tracked", flush=True)
+"""
+
+
+class Queue:
+    """Ann's jobs in a workspace of hers."""
+
+    def __init__(self, maestro: Maestro, name: str) -> None:
+        self.maestro, self.name = maestro, name
+        ann = maestro.person("ann")
+        self.token = ann.token()
+        self.api = ann.api(self.token)
+        answer = self.api.post("workspaces", json={"name": name, "description": "jobs"})
+        assert answer.status_code == 201, answer.text
+
+    def submit(self, *cells: str, **changes: Any) -> str:
+        """A notebook's job; its id."""
+        content = base64.b64encode(zstandard.ZstdCompressor().compress(notebook(*cells).encode())).decode()
+        spec = {"notebook": "train.ipynb", "content": content, "resources": {"cpu": 0.5, "memory": "512Mi"}}
+        answer = self.api.post(f"workspaces/{self.name}/jobs", json=spec | changes)
+        assert answer.status_code in (200, 201, 202), answer.text
+        return str(answer.json()["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """As the API shows it."""
+        return dict(self.api.get(f"jobs/{job_id}").raise_for_status().json())
+
+    def log(self, job_id: str) -> str:
+        """Its log."""
+        return str(self.api.get(f"jobs/{job_id}/log").raise_for_status().json()["text"])
+
+    def runs(self, job_id: str) -> dict[str, dict[str, Any]]:
+        """The runs that name it at MLflow, by their names: ``status``, ``tags``, ``params``, ``metrics``, ``id``."""
+        base = f"{self.maestro.url}services/mlflow/api/2.0/mlflow"
+        headers = {"Authorization": f"token {self.token}", "X-MLFLOW-WORKSPACE": self.name}
+        found = httpx.post(f"{base}/experiments/search", json={"max_results": 100}, headers=headers, timeout=30)
+        ids = [one["experiment_id"] for one in found.raise_for_status().json().get("experiments", [])]
+        wanted = {"experiment_ids": ids, "filter": f"tags.`maestro.job` = '{job_id}'"}
+        found = httpx.post(f"{base}/runs/search", json=wanted, headers=headers, timeout=30)
+        return {run["info"]["run_name"]: _read(run) for run in found.raise_for_status().json().get("runs", [])}
+
+    def worker(self, job_id: str) -> Process:
+        """Its worker, inside its sandbox."""
+        launches = self.maestro.state / FOLDERS
+        first = Processes.recall(launches / self.job(job_id)["launch_id"]).first
+        assert first is not None
+        return first.children()[0]
+
+
+def _read(run: dict[str, Any]) -> dict[str, Any]:
+    found = {"id": run["info"]["run_id"], "status": run["info"]["status"]}
+    for kind in ("tags", "params", "metrics"):
+        found[kind] = {one["key"]: one["value"] for one in run["data"].get(kind, ())}
+    return found
+
+
+@pytest.fixture(scope="module")
+def queue(maestro: Maestro) -> Queue:
+    return Queue(maestro, "jobworker")
+
+
+async def test_runs_of_a_notebook_lie_below_its_jobs_run_and_end_as_it_does(queue: Queue) -> None:
+    job_id = queue.submit(TRACKS, parameters={"lr": 0.5}, name="nightly")
+    done = await until(lambda: queue.job(job_id) if queue.job(job_id)["ended_at"] else None, "the job ends")
+    assert done["status"] == "succeeded", queue.log(job_id)
+    assert done["metrics"] == {"loss": 0.25} and "tracked" in queue.log(job_id)
+    runs = queue.runs(job_id)
+    assert {name: run["status"] for name, run in runs.items()} == dict.fromkeys(
+        ("nightly", "inner", "left open"), "FINISHED"
+    )
+    own = runs["nightly"]
+    assert own["id"] == done["run_id"] and own["params"] == {"lr": "0.5"} and own["metrics"] == {"loss": 0.25}
+    assert {runs[name]["tags"]["mlflow.parentRunId"] for name in ("inner", "left open")} == {own["id"]}
+    assert runs["inner"]["tags"]["maestro.snapshot"] == done["snapshot"] == own["tags"]["maestro.snapshot"]
+
+
+@pytest.mark.parametrize("victim", ["worker", "kernel"])
+async def test_whatever_is_killed_the_job_and_its_runs_end_with_the_reason(queue: Queue, victim: str) -> None:
+    job_id = queue.submit("lr = 2", TRACKS, COUNTS, name=f"killed {victim}")
+    await until(lambda: "line 2" in queue.log(job_id), "the last cell runs")
+    await asyncio.sleep(random.uniform(0, 2))  # at any moment
+    worker = queue.worker(job_id)
+    (worker if victim == "worker" else worker.children()[0]).kill()
+    killed = time.monotonic()
+    done = await until(lambda: queue.job(job_id) if queue.job(job_id)["ended_at"] else None, "the job ends")
+    await until(lambda: all(run["status"] != "RUNNING" for run in queue.runs(job_id).values()), "its runs end")
+    assert time.monotonic() - killed < 30
+    assert done["status"] == "failed"
+    assert ("worker was killed" if victim == "worker" else "The kernel died while it ran cell 3") in done["reason"]
+    runs = queue.runs(job_id)
+    assert runs["inner"]["status"] == "FINISHED" and runs["inner"]["metrics"] == {"loss": 0.25}
+    for name in (f"killed {victim}", "left open"):
+        assert runs[name]["status"] in ("FAILED", "KILLED") and runs[name]["tags"]["maestro.reason"]
+    assert "line 2" in queue.log(job_id)
+    shown = queue.api.get(f"jobs/{job_id}/notebook").raise_for_status().json()["notebook"]
+    assert "tracked" in json.dumps(shown["cells"][1]["outputs"])
