@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from .names import slug
-from .packages import PYPI, Action, CompiledPolicy, Verdict, check_channel, decide, package_name
+from .packages import PYPI, Action, CompiledPolicy, Verdict, check_channel, decide, is_stranger, package_name
 
 
 def conda_channel(text: str) -> str:
@@ -43,9 +43,9 @@ def fate_of(policy: CompiledPolicy, channel: str, name: str, version: str) -> tu
     Raises:
         ValueError: as :func:`~maestro_core.packages.decide`; such a record is left out.
     """
-    if _is_stranger(policy, channel, name):
-        return Fate.LEAVE_OUT, _not_your_own(name, channel)
     verdict = decide(policy, name, version, channel)
+    if is_stranger(policy, package_name(name, channel), channel):
+        return Fate.LEAVE_OUT, verdict
     if verdict.allowed:
         return Fate.KEEP, verdict
     if not is_trusted(policy, channel):
@@ -75,24 +75,11 @@ def has_varied_fates(policy: CompiledPolicy, channel: str, name: str) -> bool:
         ValueError: for what names no package.
     """
     normal = package_name(name, channel)
-    if _is_stranger(policy, channel, name):
+    if is_stranger(policy, normal, channel):
         return True
     if is_trusted(policy, channel):
         return not policy.is_uniform(normal, channel)
     return any(map(policy.channels.opened_by, policy.rules_for(normal, channel)))
-
-
-def _is_stranger(policy: CompiledPolicy, channel: str, name: str) -> bool:
-    """Whether a package has one of your own names in a channel that is not yours: ``channels`` names yours."""
-    return policy.index.is_internal(package_name(name, channel)) and channel not in policy.index.channels
-
-
-def _not_your_own(name: str, channel: str) -> Verdict:
-    sentence = (
-        f"{name} is a name of this organisation's own (internal_names), and the channel {channel} is not its own. Take "
-        "it from your own channel, or ask an admin to name the channel under 'index: channels:'."
-    )
-    return Verdict(Action.BLOCK, sentence, "internal_names")
 
 
 def hindrance(verdict: Verdict) -> str:

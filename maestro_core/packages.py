@@ -27,9 +27,9 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Protocol
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -42,6 +42,7 @@ from pydantic import (
     model_validator,
 )
 
+from . import conda_versions
 from .errors import MaestroError
 from .resources import parse_memory
 
@@ -154,6 +155,10 @@ class RuleSpec(BaseModel):
         return _line(value)
 
 
+#: a rule about a conda channel with a version that only conda knows: ``openssl<1.1.1w``
+_CONDA_RULE = re.compile(r"([A-Za-z0-9._-]*[A-Za-z0-9]) *([=<>!~][A-Za-z0-9 =<>!~,.*+_!-]{1,100})")
+
+
 def parse_rule_text(text: str) -> tuple[str, str, str | None]:
     """``[channel::]name[specifier]`` as (normal name, specifier or "", channel or None).
 
@@ -169,6 +174,8 @@ def parse_rule_text(text: str) -> tuple[str, str, str | None]:
     try:
         wanted = Requirement(bare if underscores else rest)
     except InvalidRequirement:
+        if separator and channel != PYPI and (found := _CONDA_RULE.fullmatch(bare)):
+            return underscores + normal_name(found[1]), conda_versions.check_specifier(found[2]), channel
         name = rest.strip()
         if not any(sign in name for sign in "=<>!~"):
             normal_name(name)  # its sentence is about the name, which is what is wrong
@@ -412,7 +419,7 @@ class Rule(BaseModel):
 
     Attributes:
         name: normal name.
-        specifier: PEP 440 versions that it covers; empty: all.
+        specifier: versions that it covers (PEP 440; of a conda channel also what conda alone knows); empty: all.
         channel: the only channel that it covers; None: all.
         origin: ``file`` (YAML) or ``decision`` (what an admin or reviewer decided since; answers the file's questions).
         reason: the author's words for those who are refused, or empty.
@@ -435,10 +442,18 @@ class Rule(BaseModel):
     def _name(cls, value: str) -> str:
         return package_name(value, None)
 
-    @field_validator("specifier")
+    @model_validator(mode="before")
     @classmethod
-    def _specifier(cls, value: str) -> str:
-        return str(SpecifierSet(value))
+    def _specifier(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("specifier"), str):
+            return data
+        text = data["specifier"]
+        try:
+            return {**data, "specifier": str(SpecifierSet(text))}
+        except InvalidSpecifier:
+            if data.get("channel") in (None, PYPI):
+                raise
+            return {**data, "specifier": conda_versions.check_specifier(text)}
 
     @field_validator("reason")
     @classmethod
@@ -454,8 +469,9 @@ class Rule(BaseModel):
     def covers(self, version: str | None, channel: str) -> bool:
         """Whether the rule speaks about this version in this channel; the name has been compared already.
 
-        A rule for some versions does not speak about the package as a whole (``version`` None). A version that is
-        none (PEP 440) is covered by what refuses and not by what allows.
+        A rule for some versions does not speak about the package as a whole (``version`` None). Versions of PyPI are
+        compared by PEP 440, a channel's by conda's order. A version that is none there is covered by what refuses and
+        not by what allows.
         """
         if self.channel is not None and self.channel != channel:
             return False
@@ -464,8 +480,10 @@ class Rule(BaseModel):
         if version is None:
             return False
         try:
+            if channel != PYPI:
+                return conda_versions.contains(self.specifier, version)
             return _specifiers(self.specifier).contains(_version(version), prereleases=True)
-        except InvalidVersion:
+        except ValueError:
             return self.action is not Action.ALLOW
 
 
@@ -503,7 +521,8 @@ class Channels(BaseModel):
 
     Attributes:
         most: what an admin wrote: no workspace trusts, or opens by a rule, what is not among them. None: nothing was
-            written, and a workspace may name others.
+            written, which is :data:`TRUSTED_CHANNELS`.
+        asking: those besides that a workspace names where no admin wrote a list: their packages need an approval each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -511,15 +530,18 @@ class Channels(BaseModel):
     names: tuple[str, ...] = TRUSTED_CHANNELS
     level: Level = "global"
     most: tuple[str, ...] | None = None
+    asking: tuple[str, ...] = ()
 
     def opened_by(self, rule: Rule) -> bool:
         """Whether a rule opens a package of a channel that is not trusted: one that a file allows there by name.
 
-        A decision answers a question; it stands no longer once its channel is trusted no more.
+        A decision answers a question: it counts where the channel asks, and no longer once nobody names it any more.
         """
-        if rule.channel is None or rule.action is not Action.ALLOW or rule.origin == "decision":
+        if rule.channel is None or rule.action is not Action.ALLOW:
             return False
-        return rule.level == "global" or self.most is None or rule.channel in self.most
+        if rule.origin == "decision":
+            return rule.channel in self.asking
+        return rule.level == "global" or rule.channel in (TRUSTED_CHANNELS if self.most is None else self.most)
 
 
 class Known(Protocol):
@@ -760,7 +782,9 @@ def _channels(policies: Mapping[Level, PackagePolicy]) -> Channels:
         own = policies["workspace"].trusted_channels
     if own is None:
         return Channels(most=most) if most is None else Channels(names=most, most=most)
-    return Channels(names=tuple(name for name in own if most is None or name in most), level="workspace", most=most)
+    known = TRUSTED_CHANNELS if most is None else most
+    names, others = [name for name in own if name in known], [name for name in own if name not in known]
+    return Channels(names=tuple(names), level="workspace", most=most, asking=tuple(others) if most is None else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -801,6 +825,8 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
     name = package_name(name, channel)
     if known := policy.malware_in(name, version, channel):
         return _malware(known, name, version)
+    if is_stranger(policy, name, channel):
+        return _not_your_own(name, channel)
     about = policy.rules_for(name, channel)
     covering = [rule for rule in about if rule.covers(version, channel)]
     winners = [_winner([rule for rule in covering if rule.level == level]) for level in LEVELS]
@@ -809,7 +835,9 @@ def decide(policy: CompiledPolicy, name: str, version: str | None = None, channe
         if rule.action is Action.BLOCK:
             return _blocked(policy, rule, name, version)
     if _untrusted(policy, channel) and not any(map(policy.channels.opened_by, covering)):
-        return _not_trusted(policy, channel)
+        return (
+            _not_trusted(policy, channel) if channel not in policy.channels.asking else _channel_asks(policy, channel)
+        )
     if len(said) > 1 and _only_tightens(said[-1]) and said[0].action is Action.ASK:
         said.pop()  # the question is the Hub's, and a workspace's list is no answer to it
     elif said and _only_tightens(said[-1]) and policy.asks_everywhere:
@@ -957,6 +985,28 @@ def _not_listed(policy: CompiledPolicy, name: str, version: str | None, allowed:
 def _approval(allowed: list[str]) -> str:
     instead = f"Install {' or '.join(allowed)}, or ask" if allowed else "Ask"
     return f"{instead} {_REQUEST}"
+
+
+def is_stranger(policy: CompiledPolicy, name: str, channel: str) -> bool:
+    """Whether a package (normal name) has one of your own names in a conda channel that ``channels`` does not name."""
+    return channel != PYPI and policy.index.is_internal(name) and channel not in policy.index.channels
+
+
+def _not_your_own(name: str, channel: str) -> Verdict:
+    sentence = (
+        f"{name} is a name of this organisation's own (internal_names), and the channel {channel} is not its own. Take "
+        "it from your own channel, or ask an admin to name the channel under 'index: channels:'."
+    )
+    return Verdict(Action.BLOCK, sentence, "internal_names")
+
+
+def _channel_asks(policy: CompiledPolicy, channel: str) -> Verdict:
+    named = _who(policy, "workspace")
+    sentence = (
+        f"The channel {channel} is named by {named} and by no admin, so each package of it needs an approval. "
+        f"Ask for it with 'maestro request {policy.workspace} {channel}::NAME' or on the page Packages."
+    )
+    return Verdict(Action.ASK, sentence, "trusted_channels", "workspace")
 
 
 def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:

@@ -20,7 +20,16 @@ from maestro_core.conda_environments import CondaChange
 from maestro_core.conda_files import CondaFile, check_subdir, parse_file_name
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
-from maestro_core.packages import CompiledPolicy, IndexSettings, PackagePolicy, compile_policy, decide, parse_rule_text
+from maestro_core.packages import (
+    Action,
+    CompiledPolicy,
+    IndexSettings,
+    PackagePolicy,
+    Rule,
+    compile_policy,
+    decide,
+    parse_rule_text,
+)
 from notebooks.conda_files import ExplicitFile, Wish, named, read_file
 
 FORGE = "conda-forge"
@@ -95,8 +104,21 @@ class TestFate:
         assert not has_varied_fates(asks, FORGE, "numpy")
         assert not has_varied_fates(policy(blocked_packages=["torch"]), FORGE, "pytorch")
 
-    def test_a_version_that_cannot_be_read_is_refused_by_rules_about_versions(self) -> None:
-        assert fate_of(policy(blocked_packages=["openssl<1.1"]), FORGE, "openssl", "1.1.1w")[0] is Fate.HINDER
+    def test_versions_are_compared_as_conda_does(self) -> None:
+        blocked = policy(blocked_packages=["openssl<1.1.1"])
+        assert fate_of(blocked, FORGE, "openssl", "1.1.1w")[0] is Fate.HINDER
+        assert fate_of(blocked, FORGE, "openssl", "1.1.1")[0] is Fate.KEEP
+        assert fate_of(blocked, FORGE, "openssl", "1.1.1 or so")[0] is Fate.HINDER, "it cannot be read"
+
+    def test_a_channel_that_asks_shows_what_was_approved_of_it(self) -> None:
+        own = PackagePolicy.model_validate({"trusted_channels": [FORGE, "bioconda"]})
+        approved = Rule(name="samtools", channel="bioconda", action=Action.ALLOW, level="workspace")
+        asking = compile_policy(PackagePolicy(), own, workspace_name="demo")
+        assert channel_verdict(asking, "bioconda").action is Action.ASK
+        answered = compile_policy(PackagePolicy(), own, workspace_name="demo", decisions=[approved])
+        assert channel_verdict(answered, "bioconda").allowed
+        assert fate_of(answered, "bioconda", "samtools", "1.20")[0] is Fate.KEEP
+        assert fate_of(answered, "bioconda", "bwa", "0.7")[0] is Fate.LEAVE_OUT
 
     def test_of_an_untrusted_channel_only_what_a_rule_names_is_shown(self) -> None:
         named = policy(trusted_channels=[FORGE], allowlist=["bioconda::samtools"])

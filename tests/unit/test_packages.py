@@ -171,10 +171,28 @@ class TestChannels:
         narrowed = policy(decisions=(approved,), trusted_channels=["company-internal"])
         assert decide(narrowed, "cuda", None, "conda-forge").rule == "trusted_channels"
 
-    def test_a_workspace_names_its_own_channels(self) -> None:
-        rules = policy({"trusted_channels": ["company-internal"]})
-        assert decide(rules, "numpy", channel="company-internal").allowed
-        assert decide(rules, "numpy", channel="conda-forge").action is BLOCK
+    def test_a_workspace_narrows_the_channels_that_are_trusted(self) -> None:
+        rules = policy({"trusted_channels": ["conda-forge"]})
+        assert decide(rules, "numpy", channel="conda-forge").allowed
+        assert decide(rules, "torch", channel="pytorch").action is BLOCK
+
+    def test_of_a_channel_that_no_admin_names_each_package_is_asked_for(self) -> None:
+        own = {"trusted_channels": ["conda-forge", "bioconda"], "allowlist": ["bioconda::bwa", "nvidia::cuda"]}
+        asking = policy(own)
+        for name in ("samtools", "bwa"):  # a workspace's own list opens no channel
+            verdict = decide(asking, name, channel="bioconda")
+            assert (verdict.action, verdict.rule, verdict.level) == (ASK, "trusted_channels", "workspace")
+        assert "'maestro request demo bioconda::NAME'" in verdict.reason
+        assert decide(asking, "cuda", channel="nvidia").allowed, "the seed's channels may be opened by name"
+        assert decide(asking, "samtools", channel="elsewhere").action is BLOCK
+        approved = Rule(name="samtools", channel="bioconda", specifier="<2", action=ALLOW, level="workspace")
+        answered = policy(own, decisions=(approved,))
+        assert decide(answered, "samtools", "1.20", "bioconda").allowed
+        assert decide(answered, "samtools", "2.0", "bioconda").action is ASK
+        assert decide(answered, "bwa", "0.7", "bioconda").action is ASK
+        assert decide(policy(decisions=(approved,)), "samtools", "1.20", "bioconda").action is BLOCK, "named no more"
+        assert decide(policy(own, decisions=(approved,), trusted_channels=["pytorch"]), "samtools", "1.20",
+                      "bioconda").action is BLOCK  # fmt: skip
 
     def test_no_workspace_opens_a_channel_that_the_admins_list_has_not(self) -> None:
         own = {"trusted_channels": ["conda-forge", "bioconda"], "allowlist": ["nvidia::cuda"]}
@@ -196,6 +214,39 @@ class TestChannels:
         assert decide(policy(decisions=(approved,)), "samtools", channel="bioconda").action is BLOCK
         opened = policy(allowlist=["bioconda::samtools"], decisions=(approved,))
         assert decide(opened, "samtools", channel="bioconda").allowed
+
+
+class TestCondaVersions:
+    @pytest.mark.parametrize(
+        ("rule", "version", "covered"),
+        [
+            ("numpy<2", "2.0rc1", True), ("numpy>=2", "2004d", True), ("openssl<1.1.1", "1.1.1w", True),
+            ("openssl==1.1.*", "1.1.1w", True), ("openssl==1.1.*", "1.2", False), ("openssl~=1.1", "1.1.1w", True),
+            ("openssl===1.1.1w", "1.1.1w", True), ("openssl!=1.1.*", "1.1.1w", False),
+            ("conda-forge::openssl>=1.1.1v,<1.1.1x", "1.1.1w", True), ("conda-forge::tzdata<2024b", "2024a", True),
+        ],
+    )  # fmt: skip
+    def test_they_are_compared_by_condas_order(self, rule: str, version: str, covered: bool) -> None:
+        name = re.split("[<>=!~]", rule.rpartition("::")[2])[0]
+        verdict = decide(policy(blocked_packages=[rule]), name, version, "conda-forge")
+        assert verdict.allowed is not covered
+        assert decide(policy(preset="strict", allowlist=[rule]), name, version, "conda-forge").allowed is covered
+
+    def test_what_conda_cannot_read_is_refused_and_not_allowed(self) -> None:
+        assert decide(policy(blocked_packages=["x<1"]), "x", "1.0 or so", "conda-forge").action is BLOCK
+        assert not decide(policy(preset="strict", allowlist=["x<1"]), "x", "1.0 or so", "conda-forge").allowed
+
+    @pytest.mark.parametrize("rule", ["openssl<1.1.1w", "pypi::openssl<1.1.1w", "conda-forge::openssl<<1", "a::b[x]<1"])
+    def test_only_a_rule_about_a_channel_names_condas_versions(self, rule: str) -> None:
+        with pytest.raises(MaestroError):
+            parse_policy(f"packages: {{blocked_packages: ['{rule}']}}")
+
+    def test_a_name_of_ones_own_is_no_strangers(self) -> None:
+        own = {"internal_names": ["acme-*"], "channels": {"acme": "https://conda.example.org/acme"}}
+        rules = policy(index=own, trusted_channels=["conda-forge", "acme"])
+        verdict = decide(rules, "acme-tools", "1.0", "conda-forge")
+        assert (verdict.action, verdict.rule) == (BLOCK, "internal_names")
+        assert decide(rules, "acme-tools", "1.0", "acme").allowed
 
 
 class TestSentences:
@@ -417,11 +468,21 @@ def means(rule: Rule, name: str, channel: str) -> bool:
     )
 
 
-def covers(rule: Rule, version: str | None) -> bool:
+#: of :data:`VERSIONS`, as conda orders them, and what the conditions of :data:`RULES` mean there
+CONDA_ORDER = ["1.0", "1.5", "2.0rc1", "2.0+cu1", "2.0", "3.1", "2004d"]
+CONDA_MEANS = {
+    "<2": CONDA_ORDER[:4], ">=2": CONDA_ORDER[4:], "==1.*": CONDA_ORDER[:2],
+    "!=2.0": [it for it in CONDA_ORDER if it != "2.0"],
+}  # fmt: skip
+
+
+def covers(rule: Rule, version: str | None, channel: str) -> bool:
     if rule.specifier == "":
         return True
     if version is None:
         return False
+    if channel != PYPI:
+        return version in CONDA_MEANS[rule.specifier]
     try:
         return Version(version) in SpecifierSet(rule.specifier, prereleases=True)
     except InvalidVersion:
@@ -429,7 +490,7 @@ def covers(rule: Rule, version: str | None) -> bool:
 
 
 def slow(compiled: CompiledPolicy, name: str, version: str | None, channel: str) -> Action:
-    speaking = [rule for rule in compiled.rules if means(rule, name, channel) and covers(rule, version)]
+    speaking = [rule for rule in compiled.rules if means(rule, name, channel) and covers(rule, version, channel)]
     spoken = {}
     for level in ("global", "workspace"):
         here = [rule for rule in speaking if rule.level == level]
@@ -478,7 +539,7 @@ def slow_source(compiled: CompiledPolicy, name: str, version: str) -> Action:
     if action is not ALLOW or rule.action is ALLOW:
         return action
     for each in compiled.rules:
-        if each.action is ALLOW and means(each, name, PYPI) and covers(each, version):
+        if each.action is ALLOW and means(each, name, PYPI) and covers(each, version, PYPI):
             if rule.level == "global" and each.level == "workspace" and each.origin == "file":
                 continue  # a workspace's own list answers only what the workspace asks
             if rule.action is ASK and (each.sdists or each.origin == "decision"):

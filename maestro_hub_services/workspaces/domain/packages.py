@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from maestro_core.errors import MaestroError
 from maestro_core.packages import (
@@ -89,9 +89,12 @@ async def see_exists(authority: Authority, workspace: str, packages: Iterable[st
 
 def overlap(one: str, other: str) -> bool:
     """Whether two specifiers are seen to have a version in common: one that either of them names."""
-    first, second = SpecifierSet(one), SpecifierSet(other)
     if not one or not other:
         return True
+    try:
+        first, second = SpecifierSet(one), SpecifierSet(other)
+    except InvalidSpecifier:  # a version that conda alone knows: not seen
+        return False
     named = {part.version.removesuffix(".*") for part in (*first, *second)}
     return any(first.contains(it, prereleases=True) and second.contains(it, prereleases=True) for it in named)
 
