@@ -128,6 +128,7 @@ class Gate:
             raise _no_such_address(path)
         if not match.route.streamed:
             _refuse_large_body(request)
+            _refuse_packed_body(request)
         if match.route.access is Access.CLOSED:
             raise Refused(403, REASONS[match.route.why])
         memberships = await behind.service.memberships(identity)
@@ -284,6 +285,12 @@ def _refuse_large_body(request: HTTPConnection) -> None:
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
         raise Refused(413, "The request is larger than 64 MiB; log in smaller batches, or log a file as an artifact.")
+
+
+def _refuse_packed_body(request: HTTPConnection) -> None:
+    """MLflow unpacks spans without a limit: 64 MiB of them could be 64 GiB."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise Refused(400, "Bodies are taken as they are, not compressed; unset OTEL_EXPORTER_OTLP_COMPRESSION.")
 
 
 def _limited(request: HTTPConnection, receive: Receive) -> Receive:

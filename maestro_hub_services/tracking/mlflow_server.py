@@ -118,11 +118,13 @@ class LoadedMlflow:
         from mlflow.server.handlers import initialize_backend_stores
         from mlflow.tracking._workspace.registry import get_workspace_store
 
+        from .places import guard
         from .rules import before_request
 
         database = variables["_MLFLOW_SERVER_FILE_STORE"]
         initialize_backend_stores(database, database, variables["_MLFLOW_SERVER_ARTIFACT_ROOT"])
         flask_app.before_request(before_request)
+        guard()
         self._app: Any = app
         self._workspaces: Any = get_workspace_store(database)
         self._artifacts = variables["_MLFLOW_SERVER_ARTIFACT_DESTINATION"]

@@ -73,7 +73,7 @@ class Route:
         path: MLflow's own rule below the prefix, in Flask's notation.
         access: who may call it.
         why: of a closed route, a key of :data:`REASONS`.
-        check: what the body is checked for besides, a key of ``rules.CHECKS``.
+        check: what the body is checked for besides, keys of ``rules.CHECKS`` with blanks between.
         confined: whether a viewer's server may call it, for its one experiment (``confine.py``).
         streamed: also served by MLflow's streaming router, which lies outside the prefix.
     """
@@ -148,11 +148,11 @@ RUNS = (
         R("GET", "/runs/get", READ, confined=True),
         R("POST", "/runs/search", READ, confined=True),
         R("POST", "/runs/update", EDIT, confined=True),
-        R("POST", "/runs/log-metric", EDIT, confined=True),
+        R("POST", "/runs/log-metric", EDIT, check="references", confined=True),
         R("POST", "/runs/log-parameter", EDIT, confined=True),
-        R("POST", "/runs/log-batch", EDIT, check="run_tags", confined=True),
-        R("POST", "/runs/log-inputs", EDIT, confined=True),
-        R("POST", "/runs/outputs", EDIT, confined=True),
+        R("POST", "/runs/log-batch", EDIT, check="run_tags references", confined=True),
+        R("POST", "/runs/log-inputs", EDIT, check="references", confined=True),
+        R("POST", "/runs/outputs", EDIT, check="references", confined=True),
         R("POST", "/runs/log-model", EDIT, confined=True),
         R("POST", "/runs/set-tag", EDIT, check="run_tag", confined=True),
         R("POST", "/runs/delete-tag", EDIT, check="run_tag", confined=True),
@@ -188,7 +188,7 @@ ARTIFACTS = (
 LOGGED_MODELS = (
     *_under(
         "/api/2.0/mlflow/logged-models",
-        R("POST", "", EDIT, check="author_tag", confined=True),
+        R("POST", "", EDIT, check="author_tag references", confined=True),
         R("POST", "/search", READ),
         R("GET", "/<model_id>", READ, confined=True),
         R("PATCH", "/<model_id>", EDIT, confined=True),
@@ -209,7 +209,7 @@ REGISTRY = (
         R("GET", "/search", READ),
         R("GET", "/get-latest-versions", READ),
         R("POST", "/get-latest-versions", READ),
-        R("POST", "/rename", EDIT),
+        R("POST", "/rename", MANAGE),  # whoever loads it by its name finds it gone
         R("PATCH", "/update", EDIT),
         R("DELETE", "/delete", MANAGE),
         R("POST", "/set-tag", EDIT),
@@ -284,11 +284,11 @@ EVALUATION = (
         R("DELETE", "/<dataset_id>/records", MANAGE),
         R("GET", "/<dataset_id>/experiment-ids", READ),
         R("POST", "/<dataset_id>/add-experiments", EDIT),
-        R("POST", "/<dataset_id>/remove-experiments", EDIT),
+        R("POST", "/<dataset_id>/remove-experiments", MANAGE),
     ),
     *_under(
         "/api/3.0/mlflow/issues",
-        R("POST", "", EDIT),
+        R("POST", "", EDIT, check="references"),
         R("POST", "/search", READ),
         R("GET", "/<issue_id>", READ),
         R("PATCH", "/<issue_id>", EDIT),

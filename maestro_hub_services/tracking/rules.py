@@ -6,7 +6,7 @@ route gets which check stands in the table (``routes.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,19 +16,19 @@ from mlflow.protos import databricks_pb2 as codes
 from mlflow.protos.model_registry_pb2 import CreateModelVersion
 from mlflow.protos.service_pb2 import CreateExperiment, DeleteRun, DeleteTag, RestoreRun, SetTag
 from mlflow.server import handlers
-from mlflow.tracing.constant import TraceTagKey
-from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 
 from maestro_core.experiments import TAG_MLFLOW_USER, TAG_USER
 from maestro_core.roles import Role
 
 from .caller import CALLER, Caller
 from .confine import check_confined
+from .places import PLACE_TAGS
 
 #: tags that say who did it; a client cannot choose them
 AUTHOR_TAGS = frozenset({TAG_MLFLOW_USER, TAG_USER})
-#: tags of a trace that name a place from which the server would read files
-PLACE_TAGS = frozenset({MLFLOW_ARTIFACT_LOCATION, TraceTagKey.ARCHIVE_LOCATION})
+#: fields, in any spelling that MLflow reads, that name something besides what the request is about
+MODEL_FIELDS = frozenset({"modelid", "modelids"})
+RUN_FIELDS = frozenset({"sourcerunid"})
 
 
 @handlers.catch_mlflow_exception
@@ -49,8 +49,8 @@ def before_request() -> Response | None:
         return _own_workspaces(caller)
     if caller.experiment is not None:
         check_confined(caller)
-    if caller.match.route.check:
-        CHECKS[caller.match.route.check](caller)
+    for check in caller.match.route.check.split():
+        CHECKS[check](caller)
     return None
 
 
@@ -165,13 +165,43 @@ def check_model_source(caller: Caller) -> None:
 
 
 def _same_workspace_path(source: str, caller: Caller) -> None:
-    parts = [part for part in handlers._iteratively_unquote(urlsplit(source).path).split("/") if part]
-    if (
-        urlsplit(source).scheme == "mlflow-artifacts"
-        and parts[:1] == ["workspaces"]
-        and parts[1:2] != [caller.workspace]
-    ):
+    plain = handlers._iteratively_unquote(urlsplit(source).path)
+    parts = [part for part in plain.split("/") if part]
+    elsewhere = urlsplit(source).scheme == "mlflow-artifacts" and parts[:2] != ["workspaces", caller.workspace]
+    if elsewhere or "\\" in plain or ".." in parts:
         raise refused(f"The source of a model version must lie in the workspace {caller.workspace!r} itself.")
+
+
+def check_references(_caller: Caller) -> None:
+    """Models and runs that a request names besides lie in its workspace: MLflow takes others' ids there.
+
+    Raises:
+        MlflowException: RESOURCE_DOES_NOT_EXIST, as for one that is not there at all.
+    """
+    store = handlers._get_tracking_store()  # looks in the request's workspace only
+    named = set(_named(json_body()))
+    for field, value in sorted(named):
+        if field in MODEL_FIELDS:
+            store.get_logged_model(value)
+        else:
+            store.get_run(value)
+
+
+def _named(value: Any) -> Iterator[tuple[str, str]]:
+    """The ids of models and runs, wherever they stand."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _named(inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            field = name.replace("_", "").lower()
+            if field not in MODEL_FIELDS | RUN_FIELDS:
+                if isinstance(inner, (dict, list)):
+                    yield from _named(inner)
+                continue
+            for one in inner if isinstance(inner, list) else [inner]:
+                if isinstance(one, str) and one:
+                    yield field, one
 
 
 def check_trace_tag(caller: Caller) -> None:
@@ -214,6 +244,7 @@ CHECKS: dict[str, Callable[[Caller], None]] = {
     "run_tag": check_run_tag,
     "own_run": check_own_run,
     "model_source": check_model_source,
+    "references": check_references,
     "trace_tag": check_trace_tag,
     "trace_body": check_trace_body,
 }
