@@ -54,6 +54,11 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     return next((found for found in map(_model_in, get_args(annotation)) if found is not None), None)
 
 
+def _known(model: type[BaseModel]) -> list[str]:
+    """The settings of a model as they are written."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 #: pydantic's kinds of what is no number, as people say it
 _NUMBERS = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "write a whole number"),
@@ -63,7 +68,7 @@ _NUMBERS = {
 
 def _reason(kind: str, message: str, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
-        return f"there is no such setting here; known are {', '.join(model.model_fields)}"
+        return f"there is no such setting here; known are {', '.join(_known(model))}"
     if kind == "missing":
         return "this is required"
     if kind in _NUMBERS:

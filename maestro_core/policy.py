@@ -1,4 +1,7 @@
-"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets, members, retention. The service reads it."""
+"""``maestro.yaml`` as a whole: profiles, quotas, package rules, datasets, egress, members, retention.
+
+The service reads it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .egress import Egress
 from .errors import MaestroError
 from .lifecycle import MemberRules, Retention
 from .models import read_model
@@ -50,6 +54,7 @@ class Policy(BaseModel):
     quotas: Quotas = Quotas()
     packages: PackagePolicy = PackagePolicy()
     datasets: tuple[Dataset, ...] = ()
+    egress: Egress = Egress()
     members: MemberRules = MemberRules()
     retention: Retention = Retention()
 

@@ -30,6 +30,7 @@ from .hub import Hub
 from .identity import Identity
 from .index_tokens import IndexTokens
 from .loops import LOOPS, run_for_ever
+from .network import make_network
 from .nodes import make_nodes
 from .pages import page_routes, site_of
 from .policy_file import PolicyFile
@@ -75,7 +76,11 @@ async def open_authority(settings: Settings) -> AsyncIterator[Authority]:
         stack.push_async_callback(resizer.close)
         runner = make_runner(settings)
         stack.push_async_callback(runner.close)
-        authority = Authority(settings, store, hub, policy, volumes, tokens, Templates(), nodes, resizer, runner)
+        network = make_network(settings)
+        stack.push_async_callback(network.close)
+        authority = Authority(
+            settings, store, hub, policy, volumes, tokens, Templates(), nodes, resizer, runner, network
+        )
         stack.push_async_callback(authority.board.close)
         await load_malware(authority)
         yield authority

@@ -15,6 +15,7 @@ from .index_tokens import IndexTokens
 from .job_board import JobBoard
 from .leftovers import Leftovers
 from .names_asked import NamesAsked
+from .network import Network, OpenNetwork
 from .nodes import Nodes
 from .outcomes import Outcomes
 from .policy_file import PolicyFile
@@ -40,6 +41,7 @@ class Authority:
         store: the truth. hub: users, groups, servers. policy: ``maestro.yaml`` as it is in force.
         volumes: the files' places. tokens: makes and reads index tokens. templates: the notebook templates.
         nodes: where servers are placed, if on a cluster. resizer: changes what running servers have.
+        network: what servers may connect to.
         outcomes: tells who started a server what was decided on it. leftovers: refused servers' rows in the Hub.
         samples: heartbeats that wait to be written. bell: wakes who waits for a launch's notices.
         runner: where jobs run. board: what the queue remembers.
@@ -59,6 +61,7 @@ class Authority:
     nodes: Nodes
     resizer: Resizer
     runner: Runner
+    network: Network = field(default_factory=OpenNetwork)
     outcomes: Outcomes = field(default_factory=Outcomes)
     leftovers: Leftovers = field(default_factory=Leftovers)
     samples: Samples = field(default_factory=Samples)

@@ -12,6 +12,10 @@ from pathlib import Path
 import aiohttp
 from kubernetes_asyncio import client, config
 
+#: seconds for one answer of the API server
+REQUEST_SECONDS = 10
+#: the label of what Maestro keeps in the namespace
+MANAGED = ("app.kubernetes.io/managed-by", "maestro")
 #: what is raised when the API server does not answer, or nobody said where it is
 AWAY = (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

@@ -30,6 +30,11 @@ class Loop:
     do: Callable[[Authority], Awaitable[None]]
 
 
+async def hold_network(authority: Authority) -> None:
+    """The network as ``maestro.yaml`` wants it now."""
+    await authority.network.hold(authority.policy.current.egress)
+
+
 #: a change of groups at the Hub counts for what runs within 60 s: found within 20 s, and noted at once
 LOOPS: tuple[Loop, ...] = (
     Loop("ending servers whose user's role is gone", 1, departures.Ender().end_due),
@@ -41,6 +46,7 @@ LOOPS: tuple[Loop, ...] = (
     Loop("working off the queue of jobs", 0.1, job_queue.work_off),
     Loop("looking after jobs", 2, job_watch.watch),
     Loop("forgetting old jobs", 300, jobs.forget_old),
+    Loop("closing the network of notebook servers", 2, hold_network),
     Loop("going on with purges", 10, lifecycle.go_on),
     Loop("removing invitations that ran out", 300, invitations.forget_run_out),
 )

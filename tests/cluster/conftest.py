@@ -108,6 +108,6 @@ def maestro(
     }
     run = Run(folder / "state", "--config", str(HERE / "hub_config.py"), environment=environment)
     try:
-        yield Maestro(run)
+        yield Maestro(run, folder / "maestro.yaml")
     finally:
         run.stop()

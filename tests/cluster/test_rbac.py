@@ -36,6 +36,13 @@ def test_running_pods_are_resized_and_not_otherwise_changed(maestro: Cluster) ->
         maestro.run("auth", "can-i", "patch", "pods")
 
 
+def test_maestros_own_network_policy_is_changed_and_no_other(maestro: Cluster) -> None:
+    for verb in ("get", "update", "delete"):
+        assert maestro.run("auth", "can-i", verb, "networkpolicies/maestro-servers").strip() == "yes"
+        with pytest.raises(AssertionError):
+            maestro.run("auth", "can-i", verb, "networkpolicies/singleuser")
+
+
 @pytest.mark.parametrize(
     "question",
     [

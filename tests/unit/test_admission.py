@@ -197,14 +197,15 @@ class TestThePlan:
             row = await unit.launches.get(made.launch_id)
         assert row is not None and row.token_mac and made.index_token not in row.token_mac
 
-    async def test_a_volume_that_cannot_be_made_takes_the_reservation_back(
-        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("part", "does"), [("volumes", "ensure"), ("network", "hold")])
+    async def test_no_volume_or_an_open_network_takes_the_reservation_back(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch, part: str, does: str
     ) -> None:
         async def fail(*_: Any) -> None:
-            raise MaestroError("start_failed", "The volume cannot be made.")
+            raise MaestroError("start_failed", "It cannot be made.")
 
-        monkeypatch.setattr(authority.volumes, "ensure", fail)
-        with pytest.raises(MaestroError, match="The volume"):
+        monkeypatch.setattr(getattr(authority, part), does, fail)
+        with pytest.raises(MaestroError, match="It cannot be made"):
             await plan(authority, ANN)
         assert await active(authority) == 0
 

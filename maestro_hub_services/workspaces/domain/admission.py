@@ -257,6 +257,7 @@ async def plan_of(authority: Authority, user: UserRef, admitted: Admitted, token
         MaestroError: ``start_failed`` and what else a volume may say.
     """
     workspace, launch = admitted.workspace, admitted.launch
+    await authority.network.hold(authority.policy.current.egress)
     await authority.volumes.ensure(workspace.id, workspace.name, admitted.size)
     mounts = await authority.volumes.mounts(
         workspace,

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from urllib.parse import quote
 
 from maestro_core.clients import client_environment
+from maestro_core.egress import LAUNCH_LABEL
 from maestro_core.environment import KERNEL_ENVIRONMENT
 from maestro_core.experiments import default_experiment, viewer_experiment
 from maestro_core.launches import (
@@ -96,7 +97,7 @@ def build_plan(
         labels={
             "maestro.user": label_value(user.name),
             "maestro.workspace": label_value(workspace.name),
-            "maestro.launch": launch.id,
+            LAUNCH_LABEL: launch.id,
             **({"maestro.job": launch.server_name.removeprefix("job:")} if launch.kind == "job" else {}),
             **({} if launch.idle_minutes is None else {"maestro.idle-minutes": str(launch.idle_minutes)}),
         },

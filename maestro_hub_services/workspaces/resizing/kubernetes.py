@@ -17,16 +17,15 @@ from typing import Any
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from maestro_core import pods
+from maestro_core.egress import LAUNCH_LABEL
 from maestro_core.errors import MaestroError
 from maestro_core.resources import Resources
 from maestro_core.room import quantity
 from maestro_hub_services.settings import Settings
 
-from ..kubernetes_api import AWAY, KubernetesApi
+from ..kubernetes_api import AWAY, REQUEST_SECONDS, KubernetesApi
 from . import CannotResize
 
-#: seconds for one answer of the API server
-REQUEST_SECONDS = 10
 #: seconds that the kubelet has to do it, and then to put it back; it does either within one or two
 RESIZE_SECONDS, BACK_SECONDS = 10.0, 10.0
 POLL_SECONDS = 0.25
@@ -134,7 +133,7 @@ class KubernetesResizer:
     async def _pod(self, launch_id: str) -> Any | None:
         api = await self._cluster.core()
         found = await api.list_namespaced_pod(
-            self._cluster.namespace, label_selector=f"maestro.launch={launch_id}", _request_timeout=REQUEST_SECONDS
+            self._cluster.namespace, label_selector=f"{LAUNCH_LABEL}={launch_id}", _request_timeout=REQUEST_SECONDS
         )
         return next((pod for pod in found.items if pod.metadata.deletion_timestamp is None), None)
 

@@ -17,14 +17,12 @@ from maestro_core.resources import format_memory
 from maestro_hub_services.settings import Settings
 from maestro_hub_services.store import WorkspaceRow
 
-from ..kubernetes_api import AWAY, KubernetesApi
+from ..kubernetes_api import AWAY, MANAGED, REQUEST_SECONDS, KubernetesApi
 from . import Removal
 
 HOMES_CLAIM = "maestro-homes"
 #: whose claim it is: a claim of the same name without it is somebody else's
 WORKSPACE_LABEL = "maestro.workspace-id"
-#: seconds for one answer of the API server
-TIMEOUT_SECONDS = 10
 log = logging.getLogger("maestro.volumes")
 
 
@@ -60,7 +58,7 @@ class KubernetesVolumes:
         try:
             api = await self._cluster.core()
             found = await api.read_namespaced_persistent_volume_claim(
-                claim_name(name), self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
+                claim_name(name), self._cluster.namespace, _request_timeout=REQUEST_SECONDS
             )
             if (found.metadata.labels or {}).get(WORKSPACE_LABEL) == workspace_id:
                 await self._delete(api, claim_name(name), found.metadata.uid)
@@ -100,7 +98,7 @@ class KubernetesVolumes:
     async def _read(self, api: client.CoreV1Api, name: str) -> Any | None:
         try:
             return await api.read_namespaced_persistent_volume_claim(
-                name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
+                name, self._cluster.namespace, _request_timeout=REQUEST_SECONDS
             )
         except ApiException as error:
             if error.status != 404:
@@ -113,7 +111,7 @@ class KubernetesVolumes:
             name,
             self._cluster.namespace,
             body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
-            _request_timeout=TIMEOUT_SECONDS,
+            _request_timeout=REQUEST_SECONDS,
         )
 
     async def mounts(
@@ -154,20 +152,20 @@ class KubernetesVolumes:
             api = await self._cluster.core()
             try:
                 return await api.read_namespaced_persistent_volume_claim(
-                    name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
+                    name, self._cluster.namespace, _request_timeout=REQUEST_SECONDS
                 )
             except ApiException as error:
                 if error.status != 404:
                     raise
             try:
                 return await api.create_namespaced_persistent_volume_claim(
-                    self._cluster.namespace, self._manifest(name, labels, size), _request_timeout=TIMEOUT_SECONDS
+                    self._cluster.namespace, self._manifest(name, labels, size), _request_timeout=REQUEST_SECONDS
                 )
             except ApiException as error:
                 if error.status != 409:
                     raise
             return await api.read_namespaced_persistent_volume_claim(
-                name, self._cluster.namespace, _request_timeout=TIMEOUT_SECONDS
+                name, self._cluster.namespace, _request_timeout=REQUEST_SECONDS
             )
         except ApiException as error:
             log.error("The API server refused the claim %s: %s %s", name, error.status, error.reason)
@@ -178,7 +176,7 @@ class KubernetesVolumes:
 
     def _manifest(self, name: str, labels: dict[str, str], size: int | None) -> client.V1PersistentVolumeClaim:
         return client.V1PersistentVolumeClaim(
-            metadata=client.V1ObjectMeta(name=name, labels={"app.kubernetes.io/managed-by": "maestro", **labels}),
+            metadata=client.V1ObjectMeta(name=name, labels=dict([MANAGED]) | labels),
             spec=client.V1PersistentVolumeClaimSpec(
                 access_modes=[self._access_mode],
                 storage_class_name=self._storage_class,
