@@ -16,8 +16,8 @@ from .notebook import folder_of
 from .order import SUCCEEDED, End, Order
 
 READ = 64 * 1024
-#: characters of the last line that a reason quotes
-_QUOTED = 300
+#: characters of the end in which the last line is looked for, and that a reason quotes of it
+_END, _QUOTED = 4000, 300
 
 
 class Script:
@@ -35,12 +35,15 @@ class Script:
         self._copy = folder / order.file_name
         self._wrote = wrote
         self._process: asyncio.subprocess.Process | None = None
-        self._last = ""
+        self._end = ""
 
     async def run(self) -> End:
         """Run it to its end."""
-        self._copy.parent.mkdir(parents=True, exist_ok=True)
-        self._copy.write_text(self._order.content, encoding="utf-8")
+        try:
+            self._write(self._copy)
+        except OSError:  # a viewer's job, or a full volume: then beside the environment
+            self._copy = self._launch.private / "job" / self._order.file_name
+            self._write(self._copy)
         place = folder_of(self._launch.workspace_dir, self._order.path)
         environ = {**os.environ, **self._variables, "PYTHONUNBUFFERED": "1"}
         # what lies beside it is imported as if it ran there; the copy's folder holds nothing else
@@ -62,17 +65,19 @@ class Script:
             return SUCCEEDED
         if code < 0:
             return End("failed", f"The script was ended by signal {-code} ({signal.Signals(-code).name}).")
-        said = f": {self._last}" if self._last else ""
+        said = f": {last}" if (last := _last_line(self._end)) else ""
         return End("failed", f"The script ended with exit code {code}{said}".rstrip(".") + ".")
+
+    def _write(self, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(self._order.content, encoding="utf-8")
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while data := await process.stdout.read(READ) if process.stdout is not None else b"":
             text = decoder.decode(data)
             self._wrote(text)
-            lines = [line for line in (self._last + text).splitlines() if line.strip()]
-            if lines:
-                self._last = "".join(sign for sign in lines[-1] if sign.isprintable())[-_QUOTED:]
+            self._end = (self._end + text)[-_END:]
 
     async def interrupt(self) -> None:
         """Ctrl-C, for it and what it started."""
@@ -86,3 +91,8 @@ class Script:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "".join(sign for sign in lines[-1] if sign.isprintable())[-_QUOTED:].strip() if lines else ""

@@ -221,6 +221,8 @@ class Worker:
             return None
         text = output.as_json(self._notebook.node)
         launch = self._notebook.launch
+        if launch.viewer:  # who may read the workspace alone
+            return text
         try:
             await asyncio.to_thread(_write, folder_of_job(launch, order) / order.file_name, text)
         except OSError as error:

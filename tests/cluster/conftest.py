@@ -104,6 +104,7 @@ def maestro(
         "MAESTRO_STORAGE_SIZE": "100Mi",
         "MAESTRO_CULL_SECONDS": "5",
         "MAESTRO_SINGLEUSER_IMAGE": singleuser_image,
+        "MAESTRO_JOB_IMAGE": singleuser_image,
         "KUBECONFIG": str(maestro_kubeconfig),
     }
     run = Run(folder / "state", "--config", str(HERE / "hub_config.py"), environment=environment)

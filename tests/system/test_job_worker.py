@@ -110,8 +110,10 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 @asynccontextmanager
-async def job(content: str, *, away: bool = False, mlflow_away: bool = False, **changes: Any) -> AsyncIterator[Job]:
-    """Start a job and end what is left of it."""
+async def job(
+    content: str, *, mlflow_away: bool = False, runner: type[LocalRunner] = LocalRunner, **changes: Any
+) -> AsyncIterator[Job]:
+    """Start a job and end what is left of it; ``changes``: of its order."""
     order: Mapping[str, Any] = {
         "job_id": "j-1", "launch_id": LAUNCH, "attempt": 1, "kind": "notebook", "path": "sub/train.ipynb",
         "content": content, "parameters": {}, "experiment": "demo", "snapshot": "a" * 64, "name": "train",
@@ -119,7 +121,7 @@ async def job(content: str, *, away: bool = False, mlflow_away: bool = False, **
     }  # fmt: skip
     async with AsyncExitStack() as stack:
         service = stack.enter_context(job_service({**order, **changes}))
-        service.status, service.mlflow_status = 503 if away else 200, 503 if mlflow_away else 200
+        service.mlflow_status = 503 if mlflow_away else 200
         base = Path(tempfile.mkdtemp(prefix="maestro-job-"))
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         places = {name: base / "state" / name for name in ("workspaces/w-1", "homes/ann/w-1")}
@@ -129,7 +131,7 @@ async def job(content: str, *, away: bool = False, mlflow_away: bool = False, **
             if owner is not None:
                 os.chown(place, *owner)
         (places["workspaces/w-1"] / "sub/beside.py").write_text("WHERE = 'beside'\n")
-        runner = LocalRunner(_settings(base / "state"))
+        runs = runner(_settings(base / "state"))
         plan = LaunchPlan(
             launch_id=LAUNCH, user="ann", server_name="job:j-1", role=Role.EDITOR, profile="small",
             workspace=PlanWorkspace(workspace_id="w-1", name="demo", gid=5000),
@@ -145,9 +147,9 @@ async def job(content: str, *, away: bool = False, mlflow_away: bool = False, **
                 "MLFLOW_TRACKING_AUTH": "maestro", "MLFLOW_WORKSPACE": "demo",
             },
         )  # fmt: skip
-        stack.push_async_callback(runner.clean, LAUNCH)
-        await runner.start(plan, JobAddress(service.url, "j-1", 1, TOKEN, 600))
-        yield Job(service, runner, base / "state")
+        stack.push_async_callback(runs.clean, LAUNCH)
+        await runs.start(plan, JobAddress(service.url, "j-1", 1, TOKEN, 600))
+        yield Job(service, runs, base / "state")
 
 
 def _settings(state: Path) -> Settings:
