@@ -17,7 +17,7 @@ from maestro_core.errors import MaestroError
 from maestro_core.launches import LaunchPlan
 from maestro_core.snapshots import address_of, stripped
 from maestro_hub_services.workspaces.domain import job_queue, job_watch
-from maestro_hub_services.workspaces.runners import Ended, JobAddress
+from maestro_hub_services.workspaces.runners import PATIENCE, Ended, JobAddress
 from tests.workspaces_kit import API, POLICY_TEXT, World, running_world, until
 
 NOTEBOOK = {
@@ -50,6 +50,7 @@ class FakeRunner:
     stopped: list[str] = field(default_factory=list)
     cleaned: list[str] = field(default_factory=list)
     refuses: str | None = None
+    patience: float = PATIENCE
 
     async def start(self, plan: LaunchPlan, work: JobAddress) -> None:
         if self.refuses:

@@ -12,9 +12,10 @@ import pytest
 
 from maestro_core.jobs import KEPT_LOG
 from maestro_hub_services.store import clock
-from maestro_hub_services.workspaces.domain import departures, job_queue, job_watch
+from maestro_hub_services.workspaces.domain import departures, job_queue
 from maestro_hub_services.workspaces.domain.schedules import next_time
 from maestro_hub_services.workspaces.job_board import JobBoard
+from maestro_hub_services.workspaces.runners import PATIENCE
 from tests.job_kit import NOTEBOOK, Jobs, packed, running_jobs, save_notebook
 
 
@@ -176,7 +177,7 @@ class TestOneJob:
     async def test_a_worker_that_never_begins_is_given_up(self, jobs: Jobs, time: Time) -> None:
         job = await jobs.queue()
         await jobs.turn()
-        time.pass_by(job_watch.START_SECONDS + 1)
+        time.pass_by(PATIENCE + 1)
         await jobs.turn()
         await jobs.turn()
         assert (await jobs.job(job["job_id"]))["reason"] == "its worker did not begin within 10 min"

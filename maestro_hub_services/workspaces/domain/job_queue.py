@@ -29,7 +29,7 @@ INTERVAL = 3.0
 #: jobs that one look takes
 _LOOKED_AT = 1000
 #: seconds that a token lives beyond its attempt's time-out
-_TOKEN_MARGIN = 900
+_TOKEN_MARGIN = 300
 #: refusals that may be otherwise later
 _PASSING = frozenset({"quota_exceeded", "invalid_policy", "hub_unavailable", "service_unavailable"})
 log = logging.getLogger("maestro.queue")
@@ -94,7 +94,7 @@ async def _take(authority: Authority, job: JobRow) -> str | None:
             await job_over(unit, current, JobStatus.FAILED, refusal.message)
             await _end_schedule(unit, current, refusal.message)
             return None
-        attempt = _attempt(current, admitted.launch.id, authority.tokens.mac(token))
+        attempt = _attempt(current, admitted.launch.id, authority.tokens.mac(token), authority.runner.patience)
         await unit.jobs.begin(attempt)
         await unit.jobs.change(
             current.id, status=JobStatus.STARTING.value, attempt=attempt.number, not_before=None, reason=None
@@ -131,13 +131,13 @@ async def _held_up(unit: Unit, job: JobRow) -> str | None:
     return None
 
 
-def _attempt(job: JobRow, launch_id: str, token_mac: str) -> AttemptRow:
+def _attempt(job: JobRow, launch_id: str, token_mac: str, patience: float) -> AttemptRow:
     return AttemptRow(
         job_id=job.id,
         number=job.attempt + 1,
         launch_id=launch_id,
         token_mac=token_mac,
-        token_until=now() + timedelta(seconds=job.timeout + _TOKEN_MARGIN),
+        token_until=now() + timedelta(seconds=patience + job.timeout + _TOKEN_MARGIN),
         started_at=now(),
     )
 

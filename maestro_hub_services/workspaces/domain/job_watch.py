@@ -19,8 +19,6 @@ from ..authority import Authority
 from ..runners import Ended
 from .job_ends import launch_over
 
-#: a worker that said nothing at all so long after its start will not
-START_SECONDS = 600.0
 #: how long a worker has to end by itself: after it was told, after its time was over, after it said that it is done
 TOLD, OVERTIME, DONE = timedelta(seconds=15), timedelta(seconds=30), timedelta(seconds=20)
 #: seconds between SIGTERM and the end
@@ -78,9 +76,9 @@ async def _has_to_end(authority: Authority, launch: LaunchRow, job: JobRow, atte
     if job.cancel_at is not None:
         return launch.status is LaunchStatus.RESERVED or job.cancel_at + TOLD < moment
     if launch.started_at is None:
-        if launch.created_at + timedelta(seconds=START_SECONDS) > moment:
+        if launch.created_at + timedelta(seconds=authority.runner.patience) > moment:
             return False
-        reason = f"its worker did not begin within {show_seconds(START_SECONDS)}"
+        reason = f"its worker did not begin within {show_seconds(authority.runner.patience)}"
     elif launch.started_at + timedelta(seconds=job.timeout) + OVERTIME < moment:
         reason = f"it took longer than its time-out of {show_seconds(job.timeout)}"
     else:

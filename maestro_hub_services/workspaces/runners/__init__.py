@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from maestro_hub_services.settings import Settings
 
-from .protocol import Ended, JobAddress, Runner
+from .protocol import PATIENCE, Ended, JobAddress, Runner
 
-__all__ = ["Ended", "JobAddress", "Runner", "make_runner"]
+__all__ = ["PATIENCE", "Ended", "JobAddress", "Runner", "make_runner"]
 
 
 def make_runner(settings: Settings) -> Runner:

@@ -16,13 +16,15 @@ from maestro_core.launches import LaunchPlan
 from maestro_hub_services.settings import Settings
 
 from ..kubernetes_api import AWAY, KubernetesApi
-from .protocol import Ended, JobAddress
+from .protocol import PATIENCE, Ended, JobAddress
 from .worker import TOKEN, worker_environment
 
 #: seconds for one answer of the API server
 REQUEST_SECONDS = 10
+#: seconds that a job may wait in Kueue's queue
+KUEUE_PATIENCE = 7 * 24 * 3600.0
 #: seconds that a pod may wait for an image or a node; the service gives up a little later, and could not say why
-WAIT_SECONDS = 540
+WAIT_SECONDS = PATIENCE - 60
 #: of the same: an image that is not there does not come by waiting
 IMAGE_SECONDS = 120
 LAUNCH = "maestro.launch"
@@ -39,6 +41,7 @@ class KubernetesRunner:
 
     def __init__(self, settings: Settings) -> None:
         self._cluster = KubernetesApi(settings.namespace)
+        self.patience = KUEUE_PATIENCE if settings.kueue_queue else PATIENCE
         self._image, self._queue = settings.job_image, settings.kueue_queue
         self._starting: set[str] = set()
 

@@ -20,7 +20,7 @@ from maestro_hub_services.settings import Settings
 from maestro_spawner.machine import folder, limits, server_log
 from maestro_spawner.machine.launched import Machine, Processes
 
-from .protocol import Ended, JobAddress
+from .protocol import PATIENCE, Ended, JobAddress
 from .worker import ARGUMENTS, TOKEN, worker_environment
 
 FOLDERS = "run/jobs"
@@ -46,6 +46,8 @@ class LocalRunner:
     Args:
         settings: of the workspaces service.
     """
+
+    patience = PATIENCE
 
     def __init__(self, settings: Settings) -> None:
         self._machine = machine_of(settings)

@@ -39,8 +39,19 @@ class Ended:
     reason: str
 
 
+#: seconds in which a worker that was started begins
+PATIENCE = 600.0
+
+
 class Runner(Protocol):
-    """One way to run jobs. Every method may be repeated; they raise MaestroError where the cluster does not answer."""
+    """One way to run jobs. Every method may be repeated; they raise MaestroError where the cluster does not answer.
+
+    Attributes:
+        patience: seconds for which a worker may say nothing at all after its start; more where others decide when it
+            begins.
+    """
+
+    patience: float
 
     async def start(self, plan: LaunchPlan, work: JobAddress) -> None:
         """Start an attempt; it goes on whatever happens to the service.
