@@ -44,6 +44,8 @@ MAX_OPEN = 1000
 MAX_LISTED = 500
 #: that are removed at a time
 _FORGOTTEN = 200
+#: bytes of a log's end that a page shows
+_LOG_END = 32 * 1024
 #: pieces of a log in one answer
 _PIECES = 64
 
@@ -217,6 +219,18 @@ async def read_log(authority: Authority, caller: Caller, job_id: str, attempt: i
         text=body.decode("utf-8", "replace"),
         complete=over and following >= end,
     )
+
+
+async def read_log_end(authority: Authority, caller: Caller, job_id: str) -> LogChunk:
+    """The end of what the last attempt wrote.
+
+    Raises:
+        MaestroError: ``unknown_job``.
+    """
+    async with authority.store.read() as unit:
+        job, _ = await find_job(unit, caller, job_id)
+        end = await unit.jobs.log_end(job.id, job.attempt)
+    return await read_log(authority, caller, job_id, None, max(0, end - _LOG_END))
 
 
 async def read_output(authority: Authority, caller: Caller, job_id: str) -> OutputView:

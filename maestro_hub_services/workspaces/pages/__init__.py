@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers, lifecycle, quotas, requests
+from . import handlers, jobs, lifecycle, quotas, requests
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -48,6 +48,12 @@ _PAGES = (
     (f"requests/{_NAME}/approve", requests.ApproveForm),
     (f"requests/{_NAME}/deny", requests.DenyForm),
     (f"requests/{_NAME}/withdraw", requests.WithdrawForm),
+    ("jobs", jobs.JobsPage),
+    (f"jobs/{_NAME}", jobs.JobPage),
+    (f"jobs/{_NAME}/live", jobs.JobLivePage),
+    (f"jobs/{_NAME}/notebook", jobs.JobNotebook),
+    (f"jobs/{_NAME}/cancel", jobs.CancelJobForm),
+    (f"jobs/{_NAME}/schedule", jobs.EndScheduleForm),
     ("admin", handlers.AdminPage),
     ("admin/quotas", quotas.QuotasPage),
     ("admin/quotas/remove", quotas.RemoveQuotaForm),

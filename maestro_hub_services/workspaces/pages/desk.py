@@ -40,6 +40,7 @@ from ..domain import (
     workspaces,
 )
 from ..identity import Caller
+from .job_desk import JobDesk
 from .request_desk import RequestDesk
 
 
@@ -56,13 +57,14 @@ class Desk:
     """The domain as one signed-in person may use it. Every method may raise ``MaestroError``.
 
     Attributes:
-        requests: what they ask for and review of packages.
+        requests: what they ask for and review of packages. jobs: what runs without a browser.
     """
 
     def __init__(self, authority: Authority, caller: Caller) -> None:
         self._authority = authority
         self._caller = caller
         self.requests = RequestDesk(authority, caller)
+        self.jobs = JobDesk(authority, caller)
 
     async def workspaces(self, *, everything: bool = False) -> Sequence[WorkspaceView]:
         """Mine, the personal one included; for an admin with ``everything`` all."""

@@ -73,6 +73,10 @@ class Links:
         """The experiments of a workspace in MLflow (its pages route behind the hash)."""
         return f"{self.services}mlflow/#/experiments?{urlencode({'workspace': workspace})}"
 
+    def run(self, workspace: str, run_id: str) -> str:
+        """One run in MLflow, whatever experiment it is in."""
+        return f"{self.services}mlflow/#/runs/{escape(run_id)}?{urlencode({'workspace': workspace})}"
+
     @property
     def create(self) -> str:
         """Where a new workspace is posted."""
@@ -158,6 +162,35 @@ class Links:
     def remove_quota(self) -> str:
         """Where a quota of runtime is taken back."""
         return f"{self.quotas}/remove"
+
+    @property
+    def jobs(self) -> str:
+        """Jobs; ``?workspace=`` those of one."""
+        return f"{self.prefix}jobs"
+
+    def jobs_of(self, workspace: str) -> str:
+        """The jobs of a workspace."""
+        return f"{self.jobs}?{urlencode({'workspace': workspace})}"
+
+    def job(self, job_id: str) -> str:
+        """One job."""
+        return f"{self.jobs}/{escape(job_id)}"
+
+    def job_live(self, job_id: str, digest: str) -> str:
+        """What changes of it, or nothing when it still has this digest."""
+        return f"{self.job(job_id)}/live?{urlencode({'shown': digest})}"
+
+    def job_notebook(self, job_id: str) -> str:
+        """Its executed notebook, to download."""
+        return f"{self.job(job_id)}/notebook"
+
+    def cancel_job(self, job_id: str) -> str:
+        """Where it is cancelled."""
+        return f"{self.job(job_id)}/cancel"
+
+    def end_schedule(self, job_id: str) -> str:
+        """Where its schedule is ended."""
+        return f"{self.job(job_id)}/schedule"
 
     @property
     def requests(self) -> str:
