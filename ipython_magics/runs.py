@@ -15,9 +15,7 @@ from .refusal import NotDone
 if TYPE_CHECKING:
     from . import tables
 
-#: seconds after an answer of MLflow during which it is not asked whether it is there
-TRUSTED = 5.0
-NO_ANSWER = "MLflow does not answer (it may still be starting); nothing was logged, run the cell again in a moment."
+NO_ANSWER = "MLflow does not answer (it may still be starting); run the cell again in a moment."
 NO_RUN = "No run is active; start one with %mlflow_start_run."
 CHANGED = "This run has another value of that parameter, and MLflow keeps the first; start a new run to change it."
 #: characters of MLflow's own message that a sentence quotes
@@ -42,7 +40,6 @@ class Runs:
     shown: set[str] = field(default_factory=set)  # runs that had their line
     of_cell: str | None = None  # the run that ends with this cell
     cell_is_run: bool = False  # whether this cell began with %%mlflow_run
-    answered: float = float("-inf")
 
     def start(self, ask: Ask) -> links.RunLine:
         """Start a run; the run that the same ask started goes on if it is still active.
@@ -175,8 +172,10 @@ class Runs:
 
         if not address.is_ours(mlflow.get_tracking_uri()):
             return None
-        run = _quick_look(run_id)
         self.shown.add(run_id)
+        if (kept := _kept(run_id)) is not None:
+            return kept
+        run = _quick_look(run_id)
         if run is None:
             return None
         what = str(run.get("status", "")).lower()
@@ -246,19 +245,14 @@ class Runs:
 
     @contextmanager
     def _mlflow(self) -> Iterator[Any]:
-        """mlflow, imported now; if it is there, since its own client would try for minutes."""
+        """mlflow, imported now. Its store keeps what the launch's own MLflow cannot be told (mlflow_plugins.store)."""
         import mlflow
         import requests
 
-        ours = address.TRACKING if address.is_ours(mlflow.get_tracking_uri()) else None
-        if ours and time.monotonic() - self.answered > TRUSTED and not _answers(ours):
-            raise NotDone(NO_ANSWER)
         try:
             yield mlflow
         except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
-            self.answered = float("-inf")
             raise NotDone(sentence(error)) from None
-        self.answered = time.monotonic()
 
 
 def sentence(error: BaseException) -> str:
@@ -266,6 +260,8 @@ def sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "Changing param values is not allowed" in text:
         return CHANGED
+    if getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
+        return text[:MAX_QUOTE]
     for reason in ("Max retries exceeded", "Connection refused", "timed out", "RemoteDisconnected"):
         if reason in text:
             return NO_ANSWER
@@ -274,24 +270,11 @@ def sentence(error: BaseException) -> str:
     return f"MLflow did not log it: {text[:MAX_QUOTE]}"
 
 
-def _answers(ours: address.Address) -> bool:
-    """Whether MLflow is there: its health page (mlflow.server), asked for 3 seconds at most."""
-    import requests
-
-    from .mlflow_plugins.auth import HubToken
-
-    try:
-        answer = requests.get(f"{ours.url}/health", auth=HubToken(ours), timeout=(1.0, 2.0), allow_redirects=False)
-    except requests.RequestException:
-        return False
-    return answer.status_code == 200
-
-
 def _quick_look(run_id: str) -> dict[str, Any] | None:
     """What MLflow knows of a run, asked once and for two seconds: mlflow's own client would try for minutes."""
     import requests
 
-    from .mlflow_plugins.auth import HubToken
+    from .hub_token import HubToken
 
     ours = address.TRACKING
     headers = {"X-MLFLOW-WORKSPACE": workspace} if (workspace := os.environ.get("MLFLOW_WORKSPACE")) else {}
@@ -308,6 +291,19 @@ def _quick_look(run_id: str) -> dict[str, Any] | None:
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _kept(run_id: str) -> links.RunLine | None:
+    """The line of a run whose end MLflow has not heard of yet."""
+    from .spool.road import road
+
+    way = road()
+    if way is None or not way.closed:
+        return None
+    from .mlflow_plugins.store import known
+
+    run = known.run(run_id)
+    return links.RunLine(run.info.run_name, "ended; MLflow will hear of it", "") if run is not None else None
 
 
 def _line(mlflow: Any, run: Any, what: str) -> links.RunLine:

@@ -16,6 +16,8 @@ TAG_REASON = "maestro.reason"
 TAG_KERNEL = "maestro.kernel"
 #: id of the cell that started the run
 TAG_CELL = "maestro.cell"
+#: the id that a new run is to have (32 hex digits); the tracking service takes it and keeps no such tag
+TAG_RUN_ID = "maestro.run_id"
 TAG_WORKSPACE = "maestro.workspace"
 TAG_LAUNCH = "maestro.launch"
 TAG_USER = "maestro.user"

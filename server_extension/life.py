@@ -22,6 +22,7 @@ from .scan import startup
 from .service import NotAnswered, Service
 from .snapshots import Snapshots, State
 from .storage import Storage
+from .tracking import Leftovers
 from .usage.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Life:
         """Called when the server is up."""
         if self._snapshots is not None:
             self._spawn(self._snapshots.run())
+        self._spawn(Leftovers(self._environ, self._server.log).run())
         self._spawn(self._begin())
 
     def shown(self) -> dict[str, Any]:

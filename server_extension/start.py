@@ -131,6 +131,8 @@ def server_variables(launch: Launch, environ: Mapping[str, str]) -> dict[str, st
         "JUPYTER_CONFIG_PATH": str(Path(__file__).resolve().parent / "etc" / "jupyter"),
         # The address that the Hub's token may go to, under a name that no tutorial sets (ipython_magics.address).
         "MAESTRO_TRACKING_URI": environ.get("MLFLOW_TRACKING_URI", ""),
+        # What MLflow could not be told yet (ipython_magics.spool); kept from launch to launch.
+        "MAESTRO_TRACKING_SPOOL": f"{launch.settings}/.local/state/maestro/tracking",
     }
 
 

@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "maestro_authenticator": {"maestro_core"},
     "maestro_hub_services": {"maestro_core"},
     "notebooks": {"maestro_core"},
-    "server_extension": {"maestro_core", "notebooks"},
+    # what a kernel left for MLflow, its server sends: ipython_magics.spool, which imports no mlflow
+    "server_extension": {"maestro_core", "notebooks", "ipython_magics"},
     "ipython_magics": {"maestro_core", "notebooks"},
 }
 

@@ -118,6 +118,7 @@ class LoadedMlflow:
         from mlflow.server.handlers import initialize_backend_stores
         from mlflow.tracking._workspace.registry import get_workspace_store
 
+        from . import given_ids
         from .places import guard
         from .rules import before_request
 
@@ -125,6 +126,7 @@ class LoadedMlflow:
         initialize_backend_stores(database, database, variables["_MLFLOW_SERVER_ARTIFACT_ROOT"])
         flask_app.before_request(before_request)
         guard()
+        given_ids.install()
         self._app: Any = app
         self._workspaces: Any = get_workspace_store(database)
         self._artifacts = variables["_MLFLOW_SERVER_ARTIFACT_DESTINATION"]

@@ -22,6 +22,7 @@ from maestro_core.roles import Role
 
 from .caller import CALLER, Caller
 from .confine import check_confined
+from .given_ids import take_id
 from .places import PLACE_TAGS
 
 #: tags that say who did it; a client cannot choose them
@@ -50,7 +51,8 @@ def before_request() -> Response | None:
     if caller.experiment is not None:
         check_confined(caller)
     for check in caller.match.route.check.split():
-        CHECKS[check](caller)
+        if (answer := CHECKS[check](caller)) is not None:
+            return answer
     return None
 
 
@@ -100,12 +102,13 @@ def check_new_experiment(caller: Caller) -> None:
         )
 
 
-def check_new_run(caller: Caller) -> None:
-    """Whatever the client says, a run is its caller's."""
+def check_new_run(caller: Caller) -> Response | None:
+    """Whatever the client says, a run is its caller's; one that there is already is the answer."""
     body = json_body()
     body.pop("userId", None)
     body["user_id"] = caller.user
     check_author_tag(caller)
+    return take_id(caller, body)
 
 
 def check_author_tag(caller: Caller) -> None:
@@ -236,7 +239,8 @@ def _tag_list(body: dict[str, Any]) -> list[dict[str, Any]]:
     return tags
 
 
-CHECKS: dict[str, Callable[[Caller], None]] = {
+#: what a check returns is the answer, and MLflow's view is not asked
+CHECKS: dict[str, Callable[[Caller], Response | None]] = {
     "new_experiment": check_new_experiment,
     "new_run": check_new_run,
     "author_tag": check_author_tag,

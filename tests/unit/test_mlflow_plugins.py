@@ -21,7 +21,7 @@ import httpx
 import mlflow
 import pytest
 
-from ipython_magics import address, kernel, runs
+from ipython_magics import address, kernel
 from ipython_magics.address import Address
 from ipython_magics.mlflow_plugins import auth, context
 
@@ -373,32 +373,3 @@ def test_set_experiment_wins_over_the_workspaces(server: str) -> None:
     run_id = python(program, launch_variables(server)).split()[-1]
     client = mlflow.MlflowClient(tracking_uri=server)
     assert client.get_experiment(client.get_run(run_id).info.experiment_id).name == "my own"
-
-
-# -- MLflow that does not answer
-
-
-def test_mlflow_that_is_away_is_one_sentence_at_once(launch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
-        uri = f"http://127.0.0.1:{closed.getsockname()[1]}{PREFIX}"
-        launch.setattr(address, "TRACKING", Address(uri))
-        launch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")  # MLflow's own client would try for minutes
-        mlflow.set_tracking_uri(uri)
-        began = time.monotonic()
-        with pytest.raises(runs.NotDone) as refused:
-            runs.Runs().start(runs.Ask("a"))
-    assert str(refused.value) == runs.NO_ANSWER
-    assert time.monotonic() - began < 5
-
-
-def test_mlflow_that_is_still_starting_is_the_same_sentence(
-    launch: pytest.MonkeyPatch, recorders: tuple[Recorder, Recorder]
-) -> None:
-    starting = recorders[0]
-    starting.answers = {"/": (503, {"Retry-After": "2"}, {"error_code": "TEMPORARILY_UNAVAILABLE"})}
-    launch.setattr(address, "TRACKING", Address(f"{starting.url}{PREFIX}"))
-    mlflow.set_tracking_uri(f"{starting.url}{PREFIX}")
-    with pytest.raises(runs.NotDone, match="may still be starting"):
-        runs.Runs().start(runs.Ask("a"))
-    assert [path for path, _ in starting.asked] == [f"{PREFIX}/health"]
