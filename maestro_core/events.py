@@ -83,6 +83,10 @@ EVENTS: dict[str, EventKind] = {
         "An admin let one file in for a few minutes, whatever the rules say.",
         ("package", "version", "sha256", "until", "reason"),
     ),
+    "download_denied": EventKind(
+        "The package index refused a package to a server. Repeats are counted, as those of `launch_refused`.",
+        ("package", "version", "action", "rule", "message"),
+    ),
     "package_cache_cleared": EventKind("Somebody had the index ask upstream anew for what there is.", ()),
     "policy_loaded": EventKind("maestro.yaml was read and is in force.", ("revision",)),
     "advisories_imported": EventKind("An admin imported advisories about packages.", ("count", "malware", "removed")),

@@ -92,19 +92,25 @@ def review(connect: Callable[[], Api], request_id: str | None, pending: bool, js
 @click.option("--everywhere", is_flag=True, help="In every workspace (admins).")
 @click.option("--until", metavar="DATE", help="To the end of that day, UTC: 2027-03-31.")
 @click.option("--reason", default=None, metavar="TEXT", help="For whoever asked.")
+@click.option(
+    "--seen", metavar="STAMP", help="As 'maestro review ID' shows it: refused if other facts are known by now."
+)
 @as_json
 @click.pass_obj
 def approve(
     connect: Callable[[], Api], /, request_id: str, version: str | None, range_: str | None, all_: bool,
-    everywhere: bool, until: str | None, reason: str | None, json_: bool,
+    everywhere: bool, until: str | None, reason: str | None, seen: str | None, json_: bool,
 ) -> None:  # fmt: skip
     """Approve a request: its major version, in its workspace, unless you say otherwise.
 
     What the package needs and waits for an approval too is approved with it. It installs at once, in running servers.
     """
-    done = PackageRequests(api=connect()).approve(
-        request_id, version=version, range=range_, all=all_, everywhere=everywhere, until=until, reason=reason
-    )
+    requests = PackageRequests(api=connect())
+    checked_at = seen or stamp_of(requests.get(request_id).review)
+    done = requests.approve(
+        request_id, version=version, range=range_, all=all_, everywhere=everywhere, until=until, reason=reason,
+        checked_at=checked_at,
+    )  # fmt: skip
     if json_:
         return _print(done)
     say(f"Approved {_rules(done)}{' until ' + f'{done.until:%Y-%m-%d}' if done.until else ''}.")
@@ -163,6 +169,13 @@ def force_package(
 COMMANDS: tuple[click.Command, ...] = (check_package, request, review, approve, deny, clear_cache)
 
 
+def stamp_of(review: Review | None) -> str | None:
+    """Which facts a reviewer has seen; None: they are none."""
+    if review is None:
+        return None
+    return review.facts.checked_at.isoformat() if review.facts else "none"
+
+
 def _print(data: BaseModel) -> None:
     print_json(data.model_dump(mode="json"))
 
@@ -184,6 +197,8 @@ def _show(found: RequestView) -> None:
         say(f"  {_answer(found)}")
     if found.review is not None:
         _show_review(found.review)
+        if found.may_decide:
+            say(f"  Approve what stands here: maestro approve {found.request_id} --seen {stamp_of(found.review)}")
 
 
 def _show_review(review: Review) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from maestro_core.clients import INDEX_USER
 from maestro_core.conda_environments import LockedCondaPackage, channel_of, spec_name
 from maestro_core.errors import MaestroError
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 #: what a kernel needs; installed with the first package
 KERNEL_PACKAGES = ("python", "ipykernel")
 _NO_KERNEL = re.compile(r"No candidates were found for (?:python|ipykernel) ")
+#: what a solver prints of a version that the index gave a reason as a dependency (maestro_core.conda.hindrance)
+_HINDERED = re.compile(
+    r"([A-Za-z0-9_.-]+) ([^\s|,]+)[^\n]* would require\s+\S+ "
+    r"[a-z0-9-]+-(?:is-blocked|needs-an-approval|is-not-on-the-allow-list)"
+)
+_MOST_TOLD = 10
 _REASON = re.compile(r"\(403 (.*?)\) for url", re.DOTALL)
 _TOKEN = re.compile(r"/t/[^/\s]+")
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -68,7 +75,33 @@ async def solve(
             failure = error
         except Exception as error:
             raise refusal(error) from None
-    raise refusal(failure)
+    raise await _explained(place, refusal(failure))
+
+
+async def _explained(place: Place, failure: MaestroError) -> MaestroError:
+    """With the policy's sentences before the solver's words, where it was the policy that left it no version.
+
+    The index hears of it: its own record has only files that somebody asked for.
+    """
+    hindered = list(dict.fromkeys(_HINDERED.findall(failure.message)))[:_MOST_TOLD]
+    if not hindered:
+        return failure
+    base, _, token = place.alias.rpartition("/conda/t/")
+    sentences = []
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, auth=(INDEX_USER, token)) as client:
+            for name, version in hindered:
+                for channel in dict.fromkeys(place.channels):
+                    told = {"package": name, "version": version, "channel": channel}
+                    answer = await client.post(f"{base}/denials", json=told)
+                    if answer.is_success and (sentence := answer.json()["refused"]):
+                        sentences.append(str(sentence))
+                        break
+    except (httpx.HTTPError, ValueError, KeyError):
+        return failure
+    if not sentences:
+        return failure
+    return MaestroError("package_blocked", "\n".join([*dict.fromkeys(sentences), failure.message]))
 
 
 async def look_up(place: Place, files: Sequence[ExplicitFile]) -> list[RepoDataRecord]:

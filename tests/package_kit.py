@@ -199,12 +199,14 @@ class Authority:
         tokens: index token -> what ``POST /policy/tokens`` answers.
         policies: workspace -> its compiled policy.
         away: answer nothing but 503.
+        denials: what was told, a report each.
     """
 
     tokens: dict[str, dict[str, str]] = field(default_factory=dict)
     policies: dict[str, CompiledPolicy] = field(default_factory=dict)
     away: bool = False
     asked: list[str] = field(default_factory=list)
+    denials: list[list[dict[str, Any]]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -255,6 +257,10 @@ class _AuthorityHandler(web.RequestHandler):
         self.finish(policy.model_dump_json())
 
     def post(self) -> None:
+        if self.request.path == "/api/policy/denials":
+            self.authority.denials.append(json.loads(self.request.body)["denials"])
+            self.set_status(204)
+            return
         owner = self.authority.tokens.get(json.loads(self.request.body)["token"])
         if owner is None:
             self.set_status(404)

@@ -27,6 +27,7 @@ from .handlers import (
 from .index import Index
 from .masking import masked
 from .names import answer_for_ever
+from .telling import tell, tell_for_ever
 
 #: path below the prefix -> handler
 ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
@@ -38,6 +39,8 @@ ROUTES: tuple[tuple[str, type[IndexHandler]], ...] = (
     (r"conda/t/([^/]+)/(.+)", CondaHandler),
     (r"denials", DenialsHandler),
 )
+#: what goes on beside the requests
+WORK = (look_for_ever, answer_for_ever, tell_for_ever)
 _MAX_REQUEST_BYTES = 64 * 1024
 
 
@@ -64,7 +67,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     server = HTTPServer(make_app(index), max_body_size=_MAX_REQUEST_BYTES, max_header_size=_MAX_REQUEST_BYTES)
     server.listen(settings.port, settings.host)
     logging.getLogger(__name__).info("The package index listens on %s:%s%s", settings.host, settings.port, index.prefix)
-    working = [asyncio.create_task(work(authority, index)) for work in (look_for_ever, answer_for_ever)]
+    working = [asyncio.create_task(work(authority, index)) for work in WORK]
     try:
         await stop.wait()
     finally:
@@ -72,6 +75,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+        await tell(authority, index)
         await index.close()
         await server.close_all_connections()
 

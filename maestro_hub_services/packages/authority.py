@@ -20,6 +20,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from maestro_core.advisories import Malware
+from maestro_core.denials import DenialReport
 from maestro_core.errors import MaestroError
 from maestro_core.packages import CompiledPolicy, TokenOwner, TokenQuestion
 from maestro_core.requests import FactsReport, NameAnswer, NameList, WantedList
@@ -184,6 +185,14 @@ class Authority:
             MaestroError: ``service_unavailable``.
         """
         await self._post("/policy/names", answer)
+
+    async def tell_denials(self, report: DenialReport) -> None:
+        """What was refused.
+
+        Raises:
+            MaestroError: ``service_unavailable``.
+        """
+        await self._post("/policy/denials", report)
 
     async def _post(self, path: str, body: BaseModel) -> None:
         headers = {"Content-Type": "application/json"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from maestro_core.denials import MAX_REPORTED, DeniedDownload
 from maestro_core.packages import PYPI, CompiledPolicy, Verdict
 
 _LAUNCHES = 5000
@@ -43,13 +44,21 @@ class Denial:
     count: int = 1
 
 
+#: what waits to be told the service
+_UNTOLD = 2000
+
+
 class Denials:
-    """The latest denials of each launch, in memory: the latest launches, and the latest denials of each."""
+    """The latest denials of each launch, in memory: the latest launches, and the latest denials of each.
+
+    Each is told the workspaces service too (:mod:`.telling`), where it is kept as an event.
+    """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._last = int(now().timestamp() * 1000)  # an earlier process stayed below it
         self._by_launch: OrderedDict[str, deque[Denial]] = OrderedDict()
+        self._untold: OrderedDict[tuple[str, ...], DeniedDownload] = OrderedDict()
 
     def record(
         self,
@@ -62,6 +71,12 @@ class Denials:
         channel: str = PYPI,
     ) -> Denial:
         """Remember a refusal of one file."""
+        self._to_be_told(
+            DeniedDownload(
+                launch_id=launch, package=package, version=version, channel=channel, action=verdict.action,
+                rule=verdict.rule[:300], message=verdict.reason[:2000],
+            )
+        )  # fmt: skip
         told = {"action": verdict.action.value, "message": verdict.reason, "rule": verdict.rule, "level": verdict.level}
         return self._keep(launch, package=package, version=version, file=file, channel=channel,
                           revision=policy.revision, **told)  # fmt: skip
@@ -87,6 +102,24 @@ class Denials:
                 break
         kept.append(denial)
         return denial
+
+    def untold(self) -> list[DeniedDownload]:
+        """What the service has not heard of yet, some of it; whoever takes it tells it, or brings it back."""
+        keys = list(self._untold)[:MAX_REPORTED]
+        return [self._untold.pop(key) for key in keys]
+
+    def tell_again(self, denials: Iterable[DeniedDownload]) -> None:
+        """It could not be told."""
+        for denial in denials:
+            self._to_be_told(denial)
+
+    def _to_be_told(self, denial: DeniedDownload) -> None:
+        key = (denial.launch_id, denial.package, denial.channel, denial.action.value, denial.rule)
+        before = self._untold.get(key)
+        if before is None and len(self._untold) >= _UNTOLD:
+            return
+        count = min(denial.count + (before.count if before else 0), 1_000_000)
+        self._untold[key] = denial.model_copy(update={"count": count})
 
     def since(self, launch: str, last_seen: int = 0) -> list[dict[str, Any]]:
         """The denials of a launch after the one with that id, oldest first."""

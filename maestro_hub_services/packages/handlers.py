@@ -18,8 +18,9 @@ from typing import Any
 from tornado import httputil, iostream, web
 from tornado.http1connection import HTTP1Connection
 
+from maestro_core.denials import SolverRefusal
 from maestro_core.errors import MaestroError
-from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verdict, normal_name
+from maestro_core.packages import PYPI, Action, CompiledPolicy, TokenOwner, Verdict, decide, normal_name
 from maestro_core.requests import no_such_package
 
 from .downloads import Delivery, Downloads, Wanted, parse_range
@@ -64,7 +65,7 @@ def reason_phrase(sentence: str) -> str:
 class IndexHandler(web.RequestHandler):
     """What all answers share: who asks, how a refusal looks, headers that keep browsers out."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD")
+    SUPPORTED_METHODS: tuple[str, ...] = ("GET", "HEAD")
 
     def initialize(self, index: Index) -> None:
         """Called by tornado with the route's arguments."""
@@ -420,6 +421,8 @@ class FileHandler(DeliveryHandler):
 class DenialsHandler(IndexHandler):
     """``/denials?since=<id>``: what was refused to the asking launch, and to nobody else."""
 
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST")
+
     async def get(self) -> None:
         owner = await self.caller()
         since = self.get_query_argument("since", "0")
@@ -427,6 +430,24 @@ class DenialsHandler(IndexHandler):
             raise MaestroError("invalid_request", "since is the id of the last denial seen, a whole number.")
         found = self.index.denials.since(owner.launch_id, int(since))
         self.finish({"denials": found, "next": found[-1]["id"] if found else int(since)})
+
+    async def post(self) -> None:
+        """A client's solver could take no version because of the policy: that is a denial too, with its sentence.
+
+        Raises:
+            MaestroError: ``invalid_request``; as :meth:`admitted`.
+        """
+        owner, policy = await self.admitted()
+        try:
+            told = SolverRefusal.model_validate_json(self.request.body)
+            verdict = decide(policy, told.package, told.version, told.channel)
+        except ValueError:
+            raise MaestroError("invalid_request", "Tell package, version and channel of what was refused.") from None
+        if not verdict.allowed:
+            self.index.denials.record(
+                owner.launch_id, policy, told.package, told.version, "", verdict, channel=told.channel
+            )
+        self.finish({"refused": verdict.reason})
 
     head = get
 

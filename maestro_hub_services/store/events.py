@@ -80,6 +80,7 @@ class EventRepository:
         workspace_id: str | None = None,
         launch_id: str | None = None,
         apart: Collection[str] = (),
+        times: int = 1,
         **fields: Any,
     ) -> None:
         """Add an event that one person can cause in a loop, or count it on one that is younger than :data:`FOLD`.
@@ -90,6 +91,7 @@ class EventRepository:
 
         Args:
             apart: fields that are new each time, and make no other event of it.
+            times: how often it happened.
 
         Raises:
             KeyError: as :meth:`append`.
@@ -97,19 +99,19 @@ class EventRepository:
         checked = check_event(kind, fields)
         told = {name: value for name, value in checked.items() if name not in apart}
         same = _hash(kind, actor, user, workspace_id, told)
-        if await self._again(same, checked):
+        if await self._again(same, checked, times):
             return
         mine = and_(event.c.user == user, event.c.kind == kind, event.c.at > now() - FOLD)
         found = (await self._db.execute(select(func.count()).select_from(event).where(mine))).scalar_one()
         if found >= DIFFERENT:
             same, workspace_id = _hash(kind, actor, user, "others"), None
-            if await self._again(same, checked):
+            if await self._again(same, checked, times):
                 return
-        await self._insert(kind, actor, workspace_id, launch_id, user, checked, same)
+        await self._insert(kind, actor, workspace_id, launch_id, user, checked, same, times)
 
-    async def _again(self, same: str, fields: dict[str, Any]) -> bool:
+    async def _again(self, same: str, fields: dict[str, Any], times: int) -> bool:
         young = and_(event.c.same == same, event.c.at > now() - FOLD)
-        values = {"count": event.c.count + 1, "last_at": now(), "fields": fields}
+        values = {"count": event.c.count + times, "last_at": now(), "fields": fields}
         return bool((await self._db.execute(update(event).where(young).values(**values))).rowcount)
 
     async def _insert(
@@ -121,9 +123,10 @@ class EventRepository:
         user: str | None,
         fields: dict[str, Any],
         same: str | None,
+        times: int = 1,
     ) -> None:
         values = {"kind": kind, "actor": actor, "workspace_id": workspace_id, "launch_id": launch_id, "user": user}
-        await self._db.execute(_APPEND, {**values, "at": now(), "fields": fields, "same": same})
+        await self._db.execute(_APPEND, {**values, "at": now(), "fields": fields, "same": same, "count": times})
 
     async def latest(
         self, *, kinds: Sequence[str] = (), workspace_id: str | None = None, limit: int = 100

@@ -105,6 +105,34 @@ class RequestRepository:
         found = await self._many(*same)
         return found[0] if found else None
 
+    async def reopen(
+        self, workspace_id: str, package: str, channel: str, user: str, created: str, *, version: str, rule: str,
+        sentence: str,
+    ) -> RequestRow | None:  # fmt: skip
+        """Make the one pending again that this person has withdrawn; None: there is none."""
+        mine = select(request_asker.c.request_id).where(*_person(user, created))
+        found = await self._many(
+            package_request.c.id.in_(mine),
+            package_request.c.workspace_id == workspace_id,
+            package_request.c.package == package,
+            package_request.c.channel == channel,
+            package_request.c.status == "withdrawn",
+            limit=1,
+        )
+        if not found:
+            return None
+        asked = {"status": "pending", "version": version, "rule": rule, "sentence": sentence, "asked_at": now()}
+        await self._change(found[0].id, {**asked, "decided_by": None, "decided_at": None, "answer": "", "facts": None})
+        return await self.get(found[0].id)
+
+    async def forget_withdrawn(self, user: str, created: str, keep: int) -> None:
+        """Remove what a person has withdrawn, but for the newest."""
+        mine = select(request_asker.c.request_id).where(*_person(user, created))
+        found = await self._many(package_request.c.id.in_(mine), package_request.c.status == "withdrawn")
+        old = [row.id for row in found[keep:]]
+        await self._db.execute(delete(request_asker).where(request_asker.c.request_id.in_(old)))
+        await self._db.execute(delete(package_request).where(package_request.c.id.in_(old)))
+
     async def all_pending(self) -> list[RequestRow]:
         """Every one that is pending."""
         return await self._many(package_request.c.status == "pending")

@@ -55,6 +55,7 @@ from .domain import (
     advisories,
     clearing,
     conda_environments,
+    denials,
     environments,
     forcing,
     forms,
@@ -513,6 +514,10 @@ async def asked_names(call: Call) -> NameList:
 
 async def tell_name(call: Call) -> None:
     call.authority.names.tell(call.body)
+
+
+async def keep_denials(call: Call) -> None:
+    await denials.keep(call.authority, call.body)
 
 
 async def keep_facts(call: Call) -> None:

@@ -15,6 +15,7 @@ from tornado.web import RequestHandler
 
 from maestro_core.advisories import AdvisoryBatch, AdvisoryStatus, Malware
 from maestro_core.conda_environments import CondaBuild, CondaChange
+from maestro_core.denials import DenialReport
 from maestro_core.environments import (
     Deposit,
     EnvironmentBuild,
@@ -305,6 +306,8 @@ ROUTES: tuple[Route, ...] = (
           query=(Query("wait", "seconds to wait for one, at most 30"),)),
     Route("POST", "/policy/names", POLICY, do.tell_name, None, "Index: whether there is such a package", NameAnswer,
           statuses=(204,)),
+    Route("POST", "/policy/denials", POLICY, do.keep_denials, None, "Index: what it refused, to be kept as events",
+          DenialReport, statuses=(204,)),
     Route("POST", "/policy/requests", POLICY, do.keep_facts, None, "Index: what it found out about one", FactsReport,
           statuses=(204,)),
     Route("POST", "/policy/tokens", POLICY, do.token_owner, TokenOwner, "Index: whose token this is", TokenQuestion),

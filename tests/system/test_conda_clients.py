@@ -253,8 +253,8 @@ class TestRattler:
             ),
             ("needs-requests", "package_blocked", "requests is blocked by the global policy (rule requests)"),
             ("tensorflow", "package_blocked", "tensorflow needs an approval by the global policy (rule tensorflow)"),
-            ("numpy ==2.1.0", "conflict", "numpy-2-1-0-is-blocked-by-the-global-policy-rule-numpy-above-2"),
-            ("needs-new-numpy", "conflict", "numpy-2-1-0-is-blocked-by-the-global-policy-rule-numpy-above-2"),
+            ("numpy ==2.1.0", "package_blocked", "numpy 2.1.0 is blocked by the global policy (rule numpy>=2)"),
+            ("needs-new-numpy", "package_blocked", "numpy 2.1.0 is blocked by the global policy (rule numpy>=2)"),
             ("bioconda::bwa", "package_blocked", "The channel bioconda is not trusted by the global policy"),
             ("not-there", "conflict", "No candidates were found for not-there"),
             ("!!", "invalid_request", "is no package as conda writes it"),
@@ -269,6 +269,9 @@ class TestRattler:
         refusal(house.server("denied", "alive"), "needs-requests")
         told = httpx.get(f"{house.url}/denials", auth=("launch", "alive"), trust_env=False).json()["denials"]
         assert ("requests", "conda-forge") in {(it["package"], it["channel"]) for it in told}
+        refusal(house.server("solved", "alive"), "needs-new-numpy")  # no file was asked for: the solver took none
+        told = httpx.get(f"{house.url}/denials", auth=("launch", "alive"), trust_env=False).json()["denials"]
+        assert ("numpy", "2.1.0") in {(it["package"], it["version"]) for it in told}
 
     def test_a_dead_token_says_so(self, house: House) -> None:
         house.authority.admit("ending", launch="launch-2")

@@ -162,6 +162,18 @@ class TestVersions:
             events = await unit.events.latest(kinds=["environment_changed"])
         assert [event.fields["moved"] for event in events][1] == ["- polars polars"]
 
+    async def test_what_a_loop_changes_is_counted_on_one_event(self, world: World) -> None:
+        for _ in range(3):
+            await environment(world, "POST", body={"add": ["rich"]})
+            await environment(world, "POST", body={"remove": ["rich"]})
+        async with world.authority.store.read() as unit:
+            events = await unit.events.latest(kinds=["environment_changed"])
+        assert [(event.fields["moved"], event.count) for event in events] == [
+            (["- rich rich"], 3),
+            (["+ rich rich"], 3),
+        ]
+        assert events[0].fields["number"] == 6, "the last one's"
+
     async def test_a_viewer_looks_and_changes_nothing(self, world: World) -> None:
         await environment(world, "POST", body={"add": ["rich"]})
         assert (await environment(world, "GET", who="eve"))["version"] == 1

@@ -42,6 +42,7 @@ from maestro_hub_services.packages.index import Index
 from maestro_hub_services.packages.negotiation import HTML_V1, JSON_V1, choose_form, takes_gzip
 from maestro_hub_services.packages.pages import Page, file_version, make_file, merge, parse_html_page, parse_json_page
 from maestro_hub_services.packages.pip_config import PipConfig, read_pip_config
+from maestro_hub_services.packages.telling import tell as tell_denials
 from maestro_hub_services.packages.upstream import Document, LocalLinks, RemoteIndex, RemoteLinks
 from tests import package_kit as kit
 
@@ -68,6 +69,7 @@ class Room:
     def __init__(self, upstream: kit.Upstream, authority: kit.Authority, state: Path) -> None:
         self.upstream, self.authority, self.state = upstream, authority, state
         self.clock = Clock()
+        self.index: Index
         self.client = httpx.AsyncClient()
 
     def rule(self, **section: Any) -> None:
@@ -131,7 +133,7 @@ def servers() -> Iterator[tuple[kit.Upstream, kit.Authority]]:
 async def room(servers: tuple[kit.Upstream, kit.Authority], tmp_path: Path) -> AsyncIterator[Room]:
     """The index with an open policy; ``alive`` is the token of a launch in the workspace ``demo``."""
     room = Room(*servers, tmp_path)
-    async with opened(room):
+    async with opened(room) as room.index:
         yield room
 
 
@@ -529,6 +531,38 @@ class TestPolicy:
         assert (await room.get("denials", token="other")).json()["denials"] == []
         assert (await room.get("denials", token="")).status_code == 403
         assert (await room.get("denials?since=yesterday")).status_code == 400
+
+    async def test_a_solvers_refusal_is_one_when_the_policy_says_so(self, room: Room) -> None:
+        room.rule(blocked_packages=["numpy>=2"])
+
+        async def tell(token: str = "alive", **told: Any) -> httpx.Response:
+            return await room.client.post(f"{PREFIX}denials", json=told, auth=("launch", token))
+
+        told = await tell(package="numpy", version="2.1.0", channel="conda-forge")
+        assert told.json()["refused"].startswith("numpy 2.1.0 is blocked by the global policy (rule numpy>=2)")
+        assert (await tell(package="numpy", version="1.26", channel="conda-forge")).json() == {"refused": ""}
+        (denial,) = (await room.get("denials")).json()["denials"]
+        assert (denial["package"], denial["version"], denial["channel"]) == ("numpy", "2.1.0", "conda-forge")
+        assert (await tell(package="a/b")).status_code == 400
+        assert (await tell(token="dead", package="numpy")).status_code == 403
+
+    async def test_denials_are_told_the_service_and_not_lost_while_it_is_away(self, room: Room) -> None:
+        filename = room.upstream.add("evil", "1.0")
+        room.rule(blocked_packages=["evil"])
+        index, address = room.index, await room.address("evil", filename)
+        for _ in range(3):
+            await room.get(address)
+        await room.get("simple/nothing/")  # that is none
+        room.authority.away = True
+        await tell_denials(index.authority, index)
+        await room.get(address)
+        room.authority.away = False
+        await tell_denials(index.authority, index)
+        await tell_denials(index.authority, index)
+        ((denial,),) = room.authority.denials
+        assert (denial["launch_id"], denial["package"], denial["count"], denial["rule"]) == (
+            "launch-1", "evil", 4, "evil",
+        )  # fmt: skip
 
 
 DIRECT = "other @ https://elsewhere.example.org/other-1.0-py3-none-any.whl"

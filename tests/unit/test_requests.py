@@ -496,6 +496,10 @@ class TestCommands:
         assert "ann asks for tensorflow: for the demo" in shown
         assert "One decision covers what it needs and waits for an approval too: keras." in shown
         assert "No advisories are known here" in shown
+        seen = shown.rpartition("--seen ")[2].strip()
+        await team.facts(made, ("tensorflow", "2.16.1"), ("keras", "3.4"), ("torch", "1"))
+        refused = await self.run("kim", "approve", made, "--seen", seen)
+        assert refused.exit_code == 6 and "has changed since you looked" in refused.stderr
         done = await self.run("kim", "approve", made, "--reason", "fine")
         assert done.stdout == "Approved tensorflow<3,>=2, keras<4,>=3 in demo.\n"
         mine = await self.run("ann", "request", "--list")
@@ -521,6 +525,49 @@ class TestCommands:
         assert (await self.run("root", *forced)).stdout.endswith("pip install requests==2.32\n")
         assert (await self.run("ann", *forced)).exit_code == 4
         assert "is no package name" in (await self.run("ann", "check-package", "a/b", "demo")).stderr
+
+
+class TestLoops:
+    """What one person can do over and over leaves no endless rows."""
+
+    async def test_asked_and_withdrawn_again_is_the_same_request(self, team: Team) -> None:
+        made = {(await team.ask())["request"]["request_id"]}
+        for number in range(3):
+            (own,) = made
+            assert (await team.call("ann", "DELETE", f"/requests/{own}")).status_code == 204
+            again = (await team.ask(reason=f"try {number}", version="2.16.1"))["request"]
+            made.add(again["request_id"])
+        assert len(made) == 1 and (again["status"], again["version"]) == ("pending", "==2.16.1")
+        await team.call("ann", "DELETE", f"/requests/{own}")
+        other = (await team.ask("bob"))["request"]["request_id"]
+        assert other != own, "somebody else's is their own"
+
+    async def test_of_what_somebody_has_withdrawn_the_newest_stay(self, team: Team) -> None:
+        rules = {"approval_required": [f"thing-{number}" for number in range(MAX_PENDING + 5)]}
+        await team.call("ann", "PATCH", "/workspaces/demo", {"security": rules})
+        for number in range(MAX_PENDING + 5):
+            made = (await team.ask(package=f"thing-{number}"))["request"]["request_id"]
+            await team.call("ann", "DELETE", f"/requests/{made}")
+        left = [one["package"] for one in (await team.call("ann", "GET", "/requests")).json()["requests"]]
+        assert left == [f"thing-{number}" for number in reversed(range(5, MAX_PENDING + 5))]
+
+    async def test_denials_of_the_index_are_counted_events(self, team: Team) -> None:
+        hub = team.world.hub
+        assert (await hub.start("ann", "demo", {}))[0] == 201
+        (launch,) = (await team.call("ann", "GET", "/launches")).json()["launches"]
+        denial = {"launch_id": launch["session_id"], "package": "requests", "action": "block", "rule": "requests",
+                  "message": "no", "count": 3}  # fmt: skip
+        stranger = denial | {"launch_id": "l-unknown"}
+        async with team.world.client("packages") as client:
+            for version in ("2.31", "2.32"):
+                told = [denial | {"version": version}, stranger]
+                assert (await client.post("/policy/denials", json={"denials": told})).status_code == 204
+        async with team.world.client("ann") as client:
+            assert (await client.post("/policy/denials", json={"denials": []})).status_code == 403
+        async with team.world.authority.store.read() as unit:
+            (event,) = await unit.events.latest(kinds=["download_denied"])
+        assert (event.user, event.launch_id, event.count) == ("ann", launch["session_id"], 6)
+        assert (event.fields["package"], event.fields["version"]) == ("requests", "2.32")
 
 
 class TestForce:

@@ -148,10 +148,13 @@ async def _join(unit: Unit, caller: Caller, place: WorkspaceRow, asked: PackageA
             f"You have {MAX_PENDING} requests that wait for an answer; withdraw some, or wait for a reviewer.",
             {"limit": "pending_requests", "value": MAX_PENDING},
         )
-    if row is None:
-        row = await unit.requests.add(
-            place.id, asked.package, asked.channel, asked.version, rule=verdict.rule, sentence=verdict.reason[:1000]
+    said = {"rule": verdict.rule, "sentence": verdict.reason[:1000]}
+    if row is None:  # who asks again for what they have withdrawn leaves no second one
+        row = await unit.requests.reopen(
+            place.id, asked.package, asked.channel, user.name, user.created, version=asked.version, **said
         )
+    if row is None:
+        row = await unit.requests.add(place.id, asked.package, asked.channel, asked.version, **said)
     await unit.requests.join(row.id, user.name, user.created, asked.version, asked.reason)
     await unit.events.count_up(
         "package_requested",
@@ -316,6 +319,7 @@ async def withdraw(authority: Authority, caller: Caller, request_id: str) -> Non
             await unit.requests.leave(row.id, user.name, user.created)
         else:  # the last one stays on it, so that it is still theirs to see
             await unit.requests.decide(row.id, "withdrawn", caller.name, "")
+            await unit.requests.forget_withdrawn(user.name, user.created, keep=MAX_PENDING)
         await unit.events.count_up(
             "package_request_withdrawn",
             user.name,
