@@ -27,6 +27,7 @@ class JobServiceStub:
         order: the answer of ``GET work``. cancel: the answer to signs of life.
         status: of all answers; another than 200: it is away, or knows the token no longer.
         beats, logs, notebooks, dones: what it was told.
+        lost: statuses that the next creations of runs answer with, although they are done.
         runs: MLflow's, by id: ``{"info", "tags", "params", "metrics", "experiment"}``; mlflow_status: of its answers.
     """
 
@@ -42,6 +43,7 @@ class JobServiceStub:
         self.experiments: dict[str, str] = {}
         self.artifacts: dict[str, bytes] = {}
         self.url = self.mlflow_url = ""
+        self.lost: list[int] = []
         self._numbers = itertools.count(1)
 
     @property
@@ -83,7 +85,8 @@ class JobServiceStub:
         if what == "experiments/search":
             return 200, {"experiments": [{"experiment_id": one} for one in self.experiments.values()]}
         if what == "runs/create":
-            return 200, {"run": self._create(body)}
+            made = self._create(body)
+            return (200, {"run": made}) if not self.lost else (self.lost.pop(), {})
         if what == "runs/search":
             return 200, {"runs": self._search(body["filter"])}
         run = self.runs[body["run_id"]]
@@ -112,7 +115,10 @@ class JobServiceStub:
         return [
             {
                 "info": run["info"],
-                "data": {"metrics": [{"key": key, "value": value} for key, value in run["metrics"].items()]},
+                "data": {
+                    kind: [{"key": key, "value": value} for key, value in run[kind].items()]
+                    for kind in ("metrics", "tags")
+                },
             }
             for run in self.runs.values()
             if needed.items() <= run["tags"].items()

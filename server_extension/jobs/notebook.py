@@ -43,13 +43,13 @@ class Notebook:
     """One notebook of a job.
 
     Args:
-        order: what runs. launch: where. hears: who is told.
+        order: what runs. launch: where. hears: who is told. sampler: says whether memory ran out.
 
     Raises:
         ValueError: it is no notebook that can be run.
     """
 
-    def __init__(self, order: Order, launch: Launch, hears: Hears) -> None:
+    def __init__(self, order: Order, launch: Launch, hears: Hears, sampler: Sampler) -> None:
         from nbformat import v4
 
         self._launch, self._hears = launch, hears
@@ -69,7 +69,7 @@ class Notebook:
         self._folder = folder_of(launch.workspace_dir, order.path)
         self._client: Any = None
         self._now = 0
-        self._sampler = Sampler()
+        self._sampler = sampler
         self._kills = self._sampler.oom_kills()
 
     @property

@@ -73,7 +73,7 @@ class Run:
         self._began = _now()
         self._experiment = ""
         self._artifacts = ""
-        self._tried: set[str] = set()
+        self._unsure = False
         self._has_params = not order.parameters
         self.run_id: str | None = None
         self.parent_run: str | None = order.parent_run
@@ -95,7 +95,8 @@ class Run:
             self._experiment = await self._experiment_id()
         if self.parent_run is None and self._order.open_parent is not None:
             wanted = self._order.open_parent
-            made = await self._made(str(wanted["name"]), dict(wanted.get("tags") or {}))
+            # an earlier worker may have made it, and ended before it could say so
+            made = await self._made(str(wanted["name"]), dict(wanted.get("tags") or {}), look=True)
             self.parent_run = str(made["run_id"])
         if self.run_id is None:
             made = await self._made(self._order.name, self._tags())
@@ -193,14 +194,16 @@ class Run:
         answer = await self._call("GET", f"mlflow/experiments/get-by-name?experiment_name={quote(name, safe='')}", None)
         return str(answer["experiment"]["experiment_id"])
 
-    async def _made(self, name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    async def _made(self, name: str, tags: Mapping[str, str], look: bool = False) -> dict[str, Any]:
         """A run of these tags: the one whose answer got lost, if there is such a one, else a new one."""
-        if name in self._tried:
-            wanted = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in sorted(tags) if key in _OWN)
-            answer = await self._post("runs/search", experiment_ids=[self._experiment], filter=wanted, max_results=1)
-            if wanted and answer.get("runs"):
-                return dict(answer["runs"][0]["info"])
-        self._tried.add(name)
+        wanted = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in sorted(tags) if key in _OWN)
+        if wanted and (look or self._unsure):
+            answer = await self._post("runs/search", experiment_ids=[self._experiment], filter=wanted, max_results=1000)
+            for run in answer.get("runs", []):
+                of_job = any(tag["key"] == "maestro.job" for tag in run.get("data", {}).get("tags", []))
+                if of_job == ("maestro.job" in tags):  # a sweep's own run is no job's
+                    return dict(run["info"])
+        self._unsure = True
         answer = await self._post(
             "runs/create",
             experiment_id=self._experiment,
@@ -209,6 +212,7 @@ class Run:
             start_time=self._began,
             tags=[{"key": key, "value": str(value)[:5000]} for key, value in tags.items()],
         )
+        self._unsure = False
         return dict(answer["run"]["info"])
 
     def _tags(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ..environment import kernel_variables
 from ..launch import Launch, StartError
 from ..scan import startup
 from ..start import UMASK, prepare, server_variables
-from . import output
+from ..usage.sampler import Sampler
+from . import environment, output, usage
 from .notebook import INTERRUPT_SECONDS, Hears, Notebook
 from .order import End, Order
 from .script import Script
@@ -71,6 +72,7 @@ class Worker:
     def __init__(self, environ: dict[str, str], service: JobService) -> None:
         self._environ, self._service = environ, service
         self._spool = Spool(service.log)
+        self._sampler = Sampler()
         self._began = time.monotonic()
         self._phase, self._cell, self._cells = "environment", 0, 0
         self._stop, self._told_of = asyncio.Event(), asyncio.Event()
@@ -92,8 +94,11 @@ class Worker:
         if order is None:
             return 3
         self._run = Run(order, self._environ)
-        work: list[Awaitable[Any]] = [self._pulse(), self._logs(), self._pages(), self._deadline(order)]
-        self._tasks = [asyncio.ensure_future(one) for one in (*work, self._open_run())]
+        work: list[Coroutine[Any, Any, None]] = [
+            self._pulse(), self._logs(), self._pages(), self._deadline(order), self._open_run(),
+            usage.tell(self._environ, self._sampler),
+        ]  # fmt: skip
+        self._tasks = [asyncio.create_task(one) for one in work]
         try:
             end = await self._attempt(order)
         except Exception as error:
@@ -123,9 +128,10 @@ class Worker:
         if await self._stopped_before(preparing):
             return self._stopping or End("cancelled")
         try:
-            launch, variables = preparing.result()
+            launch, variables, lacking = preparing.result()
         except StartError as error:
             return End("failed", str(error))
+        self._spool.say("".join(lacking))
         self._told = Told(str(launch.private / "job.json"))
         own = {
             "MAESTRO_JOB_STATE": str(launch.private / "job.json"),
@@ -145,11 +151,13 @@ class Worker:
             return End("failed", f"{order.path} cannot be run: {error}".rstrip(".") + ".")
         return await self._until_end(doing)
 
-    def _prepare(self) -> tuple[Launch, dict[str, str]]:
+    def _prepare(self) -> tuple[Launch, dict[str, str], list[str]]:
+        """Everything that a kernel needs; the third is what the environment lacks. Blocks."""
         startup.check(self._environ)
         launch = Launch.from_environ(self._environ)
         prepare(launch, self._environ)
-        return launch, kernel_variables(launch, self._environ)
+        lacking = environment.finish(launch, self._environ)
+        return launch, kernel_variables(launch, self._environ), lacking
 
     def _program(self, order: Order, launch: Launch, variables: Mapping[str, str]) -> Notebook | Script:
         """What runs an order of this kind.
@@ -159,7 +167,7 @@ class Worker:
         """
         if order.kind == "notebook":
             hears = Hears(self._cell_begins, self._spool.say, self._has_changed, self._kernel_starts, self._ending)
-            self._notebook = Notebook(order, launch, hears)
+            self._notebook = Notebook(order, launch, hears, self._sampler)
             self._cells = self._notebook.cells
             return self._notebook
         if order.kind == "script":

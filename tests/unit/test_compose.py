@@ -485,6 +485,7 @@ def test_a_process_is_its_number_and_its_start(tmp_path: Path) -> None:
     assert process is not None
     assert process.alive
     assert process in processes.descendants(os.getpid())
+    assert process not in processes.descendants(os.getpid(), without=lambda command: command[0] == sys.executable)
     somebody_else = processes.Process(child.pid, process.started + 1)
     assert not somebody_else.alive
     processes.end([somebody_else], 1.0)

@@ -28,7 +28,7 @@ from .schedules import next_time
 INTERVAL = 3.0
 #: jobs that one look takes
 _LOOKED_AT = 1000
-#: seconds that a token lives beyond its attempt's time-out
+#: seconds that a token lives beyond the runner's patience and its attempt's time-out
 _TOKEN_MARGIN = 300
 #: refusals that may be otherwise later
 _PASSING = frozenset({"quota_exceeded", "invalid_policy", "hub_unavailable", "service_unavailable"})
