@@ -26,9 +26,12 @@ def load_ipython_extension(shell: Any) -> None:
         kernel,
         magics,
     )
+    from .capture import switch
 
+    recorded = switch.Switch(shell)
     kernel.announce()
-    made = magics.MlflowMagics(shell)
+    made = magics.MlflowMagics(shell, recorded)
     shell.register_magics(made)
     cells.Around(shell, made.runs).register()
     denials.watch(shell)
+    recorded.begin()

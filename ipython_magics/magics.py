@@ -12,6 +12,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
+from .capture.switch import Switch
 from .refusal import NotDone
 from .runs import Ask, Runs
 from .values import ValueRefused, number, param_value
@@ -29,8 +30,9 @@ _STEP = re.compile(r"^\s*--step(?:\s+|=)(?P<first>\S+)|\s--step(?:\s+|=)(?P<last
 class MlflowMagics(Magics):
     """Runs without ``import mlflow``. What cannot be logged is one line, and the notebook goes on."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, recorded: Switch | None = None) -> None:
         super().__init__(shell)
+        self._recorded = recorded or Switch(shell)
         self.variables: Mapping[str, Any] = shell.user_ns
         self.runs = Runs()
 
@@ -142,6 +144,14 @@ class MlflowMagics(Magics):
         """Log what libraries fit (scikit-learn, PyTorch, XGBoost, ...) without further code."""
         given = _parse(self.mlflow_autolog, line)
         self._show(lambda: self.runs.autolog(given.state == "on", given.models))
+
+    @magic_arguments()
+    @argument("state", nargs="?", default="status", choices=("on", "off", "status"), help="status if not said")
+    @line_magic
+    def mlflow_capture(self, line: str) -> None:
+        """Record what runs in this notebook: each stretch of cells becomes a run, with its history and a page of it."""
+        state = _parse(self.mlflow_capture, line).state
+        self._show(self._recorded.status if state == "status" else lambda: self._recorded.turn(state == "on"))
 
     def _show(self, act: Callable[[], Any]) -> None:
         """Run it and show what it returns. What was not done is a line, not an error: tracking stops no notebook."""

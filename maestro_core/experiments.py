@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
 from .errors import MaestroError
 
 #: tags that every run of a notebook carries
@@ -28,7 +32,13 @@ TAG_SYNC_FOLDER = "maestro.sync.folder"
 #: MLflow's own tag of who ran it; the tracking service sets it from the signed-in user
 TAG_MLFLOW_USER = "mlflow.user"
 
+#: MLflow's own tag of a run's description, in Markdown
+TAG_NOTE = "mlflow.note.content"
+
 MAX_EXPERIMENT = 250
+#: characters of a version's address that a note shows
+_SHORT = 12
+_ADDRESS = re.compile(r"[0-9a-f]{64}")
 
 
 def default_experiment(workspace: str) -> str:
@@ -59,3 +69,30 @@ def check_experiment(text: object) -> str:
             {"field": "mlflow_experiment"},
         )
     return text
+
+
+def version_page(services: str, workspace: str, address: str) -> str:
+    """The page of one saved version.
+
+    Args:
+        services: where the Hub's services lie, with slashes at both ends (``/services/``).
+    """
+    return f"{services}workspaces/w/{quote(workspace, safe='')}/versions/{address}"
+
+
+def version_note(tags: Mapping[str, str], services: str, workspace: str) -> str | None:
+    """The description of a run or a model version: the notebook, with a link to the version that ran; in Markdown.
+
+    Args:
+        tags: of the run. services: as for :func:`version_page`.
+
+    Returns:
+        None where the tags name no version.
+    """
+    address, notebook = tags.get(TAG_SNAPSHOT, ""), tags.get(TAG_NOTEBOOK, "")
+    if not _ADDRESS.fullmatch(address) or not notebook:
+        return None
+    shown = re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~&])", r"\\\1", " ".join(notebook[:200].split()))
+    more = ", and code that was not saved" if tags.get(TAG_DIRTY) == "true" else ""
+    page = version_page(services, workspace, address)
+    return f"Notebook {shown}, [version {address[:_SHORT]}]({page}){more}"

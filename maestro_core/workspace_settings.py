@@ -3,7 +3,8 @@
 Written in the API's JSON or in a YAML file of either form that the project began with:
 
 - ``resources`` (cpu, memory, gpu, gpu_type, disk), ``environment`` (``python_version``, ``jupyter_version``, and every
-  other key a variable of kernels), ``packages``, ``security`` (channels and lists of packages), ``experiment``;
+  other key a variable of kernels), ``packages``, ``security`` (channels and lists of packages), ``experiment``,
+  ``capture`` (whether what runs becomes a run);
 - ``package_management``: the same as ``security``.
 """
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from .environment import check_environment
 from .errors import MaestroError
+from .executions import DEFAULT_CAPTURE, Capture, check_capture
 from .experiments import check_experiment
 from .jobs import check_runnable
 from .packages import PackagePolicy, normal_name
@@ -118,6 +120,7 @@ class WorkspaceSettings(BaseModel):
         security: channels and lists of packages, over those of ``maestro.yaml``; can only tighten them.
         experiment: the linked MLflow experiment, where runs go when a launch names none; None: that of its own name.
         entrypoint: the notebook or script that a job runs which names none; a path below the workspace.
+        capture: whether stretches of cells become runs by themselves; None: where somebody asks for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,6 +131,7 @@ class WorkspaceSettings(BaseModel):
     security: PackagePolicy | None = None
     experiment: str | None = None
     entrypoint: str | None = Field(default=None, max_length=1000)
+    capture: Capture | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -177,6 +181,16 @@ class WorkspaceSettings(BaseModel):
     @classmethod
     def _entrypoint(cls, value: str | None) -> str | None:
         return None if value is None else check_runnable(value)
+
+    @field_validator("capture", mode="before")
+    @classmethod
+    def _capture(cls, value: Any) -> Capture | None:
+        return None if value is None else check_capture(value)
+
+    @property
+    def captures(self) -> Capture:
+        """Whether what runs here becomes runs."""
+        return self.capture or DEFAULT_CAPTURE
 
     @property
     def variables(self) -> dict[str, str]:

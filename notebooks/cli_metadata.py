@@ -56,7 +56,29 @@ def export(connect: Callable[[], Api], workspace: str, format_: str) -> None:
 
 #: runs of notebooks, the newest
 _SHOWN = 5
-COMMANDS = (link, metadata, export)
+#: what the command says of each mode
+_CAPTURES = {
+    "off": "Nothing that runs in {} becomes a run by itself.",
+    "on-request": "In {} what runs becomes runs where somebody asks for it: %mlflow_capture on.",
+    "always": "In {} what runs becomes runs: one for each stretch of cells.",
+}
+
+
+@click.command()
+@click.argument("workspace")
+@click.argument("mode", required=False, type=click.Choice(list(_CAPTURES)))
+@click.pass_obj
+def capture(connect: Callable[[], Api], workspace: str, mode: str | None) -> None:
+    """Show or set whether what runs in a workspace's notebooks becomes runs (owners set it).
+
+    A stretch of cells (a Run All, say) becomes one run in MLflow: with what ran, its times, errors and parameters, the
+    version of the notebook, and a page of it. It counts for servers that start from now on.
+    """
+    found = WorkspaceManager(api=connect()).capture(workspace, mode)
+    say(_CAPTURES[found].format(plain(workspace)) + (" It counts for servers that start from here on." if mode else ""))
+
+
+COMMANDS = (link, capture, metadata, export)
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from maestro_core.lifecycle import PurgeReport
 from maestro_core.models import read_model
 from maestro_core.roles import parse_role
 from maestro_core.usage import WorkspaceUsage
-from maestro_core.workspaces import Transfer, WorkspaceSpec
+from maestro_core.workspaces import Transfer, WorkspaceSpec, WorkspaceView
 
 from .api import Api, segment
 from .models import Workspace, WorkspaceMember
@@ -111,7 +111,7 @@ class WorkspaceManager:
 
     def change_workspace(self, workspace_id: str, **sections: Any) -> Workspace:
         """Replace sections of a workspace: ``description``, ``template``, ``resources``, ``environment``, ``packages``,
-        ``security``, ``experiment``; None empties one. Counts for the next launch.
+        ``security``, ``experiment``, ``capture``; None empties one. Counts for the next launch.
 
         Raises:
             MaestroError: ``forbidden``, ``invalid_request``, ``profile_closed``, ``quota_exceeded``.
@@ -129,6 +129,19 @@ class WorkspaceManager:
         """
         place = f"/workspaces/{segment(workspace_id)}/experiments"
         return Workspace.from_api(self._api.post(place, {"experiment_id": experiment}))
+
+    def capture(self, workspace_id: str, mode: str | None = None) -> str:
+        """Whether what runs in its notebooks becomes runs; with a mode, set it (owners). Counts for the next launch.
+
+        Args:
+            mode: ``off``, ``on-request`` (somebody asks for it in a notebook) or ``always``.
+
+        Raises:
+            MaestroError: ``unknown_workspace``; ``forbidden``, ``invalid_request`` for a mode.
+        """
+        place = f"/workspaces/{segment(workspace_id)}"
+        answer = self._api.get(place) if mode is None else self._api.patch(place, {"capture": mode})
+        return read_model(WorkspaceView, answer, "internal").settings.captures
 
     def archived(self) -> list[Workspace]:
         """The archived workspaces of which one is owner."""

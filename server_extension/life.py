@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.utils import ensure_async
 
 from . import provisioner
+from .executions import Executions
 from .kernels import notebook_of
 from .launch import Launch
 from .memory import OutOfMemory
@@ -96,6 +97,8 @@ class Life:
         if self._snapshots is not None:
             self._spawn(self._snapshots.run())
         self._spawn(Leftovers(self._environ, self._server.log).run())
+        if self._environ.get("MAESTRO_CAPTURE", "off") != "off":
+            self._spawn(Executions(self._environ, self._saved_notebook, self._server.log, Path.home()).run())
         self._spawn(self._begin())
 
     def shown(self) -> dict[str, Any]:
@@ -214,6 +217,13 @@ class Life:
     async def _notebook(self, kernel_id: str) -> str | None:
         sessions: list[dict[str, Any]] = await ensure_async(self._server.session_manager.list_sessions())
         return notebook_of(kernel_id, sessions)
+
+    async def _saved_notebook(self, kernel_id: str) -> str | None:
+        """The notebook of a kernel; the version that is saved of it goes to the service, if it is not there yet."""
+        path = await self._notebook(kernel_id)
+        if path is not None:
+            await self.snapshot_of(path)
+        return path
 
     def _tell_windows(self) -> None:
         self._server.event_logger.emit(schema_id=EVENT, data={})

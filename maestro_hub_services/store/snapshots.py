@@ -94,6 +94,13 @@ class SnapshotRepository:
 
     async def versions(self, workspace_id: str, path: str | None, limit: int) -> list[SnapshotRow]:
         """Of one notebook, or of all, the newest first."""
+        return await self._rows(workspace_id, () if path is None else (snapshot.c.path == path,), limit)
+
+    async def saves(self, workspace_id: str, address: str, limit: int) -> list[SnapshotRow]:
+        """Of one address, the newest first."""
+        return await self._rows(workspace_id, (snapshot.c.address == address,), limit)
+
+    async def _rows(self, workspace_id: str, which: tuple[ColumnElement[bool], ...], limit: int) -> list[SnapshotRow]:
         content = snapshot_content.c
         columns = [getattr(snapshot.c, name) for name in ("path", "address", "author", "launch_id", "saved_at")]
         joined = snapshot.join(
@@ -101,9 +108,7 @@ class SnapshotRepository:
             and_(snapshot.c.workspace_id == content.workspace_id, snapshot.c.address == content.address),
         )
         query = select(*columns, content.cells, content.size).select_from(joined)
-        query = query.where(snapshot.c.workspace_id == workspace_id).order_by(snapshot.c.id.desc()).limit(limit)
-        if path is not None:
-            query = query.where(snapshot.c.path == path)
+        query = query.where(snapshot.c.workspace_id == workspace_id, *which).order_by(snapshot.c.id.desc()).limit(limit)
         return [SnapshotRow(**row) for row in (await self._db.execute(query)).mappings()]
 
     async def contents(self, workspace_id: str, start: str) -> list[tuple[str, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ _PAGE = """<!doctype html>
 h1{font-size:1.4rem}a{color:#1661be}@media (prefers-color-scheme:dark){body{background:#16181b;color:#e6e6e6}
 a{color:#8ab8ff}}</style></head>
 <body><main><h1>{{ title }}</h1><p>{{ sentence }}</p>
+{% if rows %}<ul>{% for name, href, what in rows %}
+<li><a href="{{ href }}">{{ name }}</a> ({{ what }})</li>{% endfor %}</ul>{% endif %}
 {% if link %}<p><a href="{{ link }}">{{ link_text }}</a></p>{% endif %}</main></body></html>
 """
 
@@ -77,14 +80,20 @@ def error_json(refused: Refused) -> Response:
     )
 
 
-def page(status: int, title: str, sentence: str, *, refresh: int = 0, link: str = "", link_text: str = "") -> Response:
+def page(
+    status: int, title: str, sentence: str, *, refresh: int = 0, link: str = "", link_text: str = "",
+    rows: Sequence[tuple[str, str, str]] = (),
+) -> Response:  # fmt: skip
     """A page with one sentence.
 
     Args:
         refresh: seconds after which the browser asks again; 0 for never.
         link, link_text: where to go on, a path of this site.
+        rows: links below it, each with a word beside it.
     """
-    html = _template(_PAGE).render(title=title, sentence=sentence, refresh=refresh, link=link, link_text=link_text)
+    html = _template(_PAGE).render(
+        title=title, sentence=sentence, refresh=refresh, link=link, link_text=link_text, rows=rows
+    )
     headers = dict(_OWN_PAGE_HEADERS)
     if status == 503:
         headers["Retry-After"] = "2"

@@ -16,8 +16,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from maestro_core.experiments import version_page
 from maestro_core.jobs import JOB_MARK
 
+from . import versions
 from .answers import Refused, error_json, page
 from .caller import CALLER, Caller
 from .identity import Hub, Identity, header_token
@@ -32,6 +34,9 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 #: what MLflow never sees
 _SECRET_HEADERS = {b"authorization", b"cookie", b"x-xsrftoken", WORKSPACE_HEADER.encode()}
 
+#: of files that anybody may have written: opened by themselves they are of no origin, and no script in them runs
+_FILE_HEADERS = {b"content-security-policy": b"sandbox", b"x-content-type-options": b"nosniff"}
+
 log = logging.getLogger("maestro.tracking")
 
 
@@ -41,6 +46,8 @@ class MlflowServer(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     async def ensure_workspace(self, name: str) -> None: ...
+
+    async def made_by(self, workspace: str, address: str) -> list[versions.Made]: ...
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,8 @@ class Gate:
             if _is_page_visit(request):
                 return behind.sign_in.start(_target(request))
             raise Refused(401, "Send `Authorization: Bearer <a token of the Hub>`, or open MLflow from the Hub.")
+        if method == "GET" and (version := versions.PATH.fullmatch(path)):
+            return await self._version(behind, request, identity, version[1])
         if match is None:
             raise _no_such_address(path)
         if not match.route.streamed:
@@ -136,6 +145,21 @@ class Gate:
         if caller.workspace is not None:
             await behind.mlflow.ensure_workspace(caller.workspace)
         return Admitted(match, caller)
+
+    async def _version(self, behind: Behind, request: HTTPConnection, identity: Identity, address: str) -> Response:
+        """The page of what a saved version made, for members of its workspace.
+
+        Raises:
+            Refused: 404 for anybody else.
+        """
+        workspace = request.query_params.get("workspace", "")
+        if workspace not in await behind.service.memberships(identity):
+            raise Refused(404, f"There is no workspace {workspace[:40]!r} that you belong to.")
+        made = await behind.mlflow.made_by(workspace, address)
+        title = f"Version {address[:12]} in {workspace}"
+        rows = [(one.name, self._prefix + one.href, one.what) for one in made]
+        back = version_page(self._prefix.rstrip("/").rpartition("/")[0] + "/", workspace, address)
+        return page(200, title, versions.sentence(made), link=back, link_text="What stands in it", rows=rows)
 
     def _below_prefix(self, request: HTTPConnection) -> str | None:
         """The path below the prefix with a leading slash; None for the prefix without its last slash.
@@ -180,6 +204,8 @@ async def _hand_on(
         scope["raw_path"] = quote(scope["path"]).encode()
     else:
         receive = _limited(request, receive)
+    if "artifact" in match.rule:
+        send = _as_file(send)
     token = CALLER.set(caller)
     try:
         await mlflow(scope, receive, send)
@@ -307,6 +333,18 @@ def _limited(request: HTTPConnection, receive: Receive) -> Receive:
         return message
 
     return limited
+
+
+def _as_file(send: Send) -> Send:
+    """``send`` for an address that serves files: MLflow sends each as an attachment, which is one header's word."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _FILE_HEADERS]
+            message = {**message, "headers": [*kept, *_FILE_HEADERS.items()]}
+        await send(message)
+
+    return marked
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -25,7 +25,7 @@ import anyio.to_thread
 from maestro_core.lifecycle import TrackingRemoved
 
 from ..settings import Settings
-from . import orphans
+from . import orphans, versions
 from .removal import remove_workspace
 
 #: variables that MLflow must not find: a client's workspace, which would stand in for a missing header, and the
@@ -154,6 +154,10 @@ class LoadedMlflow:
     async def launches_of_active_runs(self) -> list[str]:
         """The launches that runs name which MLflow takes to be running."""
         return await anyio.to_thread.run_sync(orphans.launches_of_active_runs, self._workspaces)
+
+    async def made_by(self, workspace: str, address: str) -> list[versions.Made]:
+        """The runs and model versions of a saved version of a notebook."""
+        return await anyio.to_thread.run_sync(versions.made_by, self._workspaces, workspace, address)
 
     async def end_runs(self, reasons: Mapping[str, str]) -> int:
         """End the active runs of launches, each with the reason; how many."""

@@ -17,7 +17,15 @@ from mlflow.protos.model_registry_pb2 import CreateModelVersion
 from mlflow.protos.service_pb2 import CreateExperiment, DeleteRun, DeleteTag, RestoreRun, SetTag
 from mlflow.server import handlers
 
-from maestro_core.experiments import TAG_MLFLOW_USER, TAG_USER
+from maestro_core.experiments import (
+    TAG_DIRTY,
+    TAG_MLFLOW_USER,
+    TAG_NOTE,
+    TAG_NOTEBOOK,
+    TAG_SNAPSHOT,
+    TAG_USER,
+    version_note,
+)
 from maestro_core.roles import Role
 
 from .caller import CALLER, Caller
@@ -30,6 +38,8 @@ AUTHOR_TAGS = frozenset({TAG_MLFLOW_USER, TAG_USER})
 #: fields, in any spelling that MLflow reads, that name something besides what the request is about
 MODEL_FIELDS = frozenset({"modelid", "modelids"})
 RUN_FIELDS = frozenset({"sourcerunid"})
+#: tags that a model version takes over from its run
+VERSION_TAGS = (TAG_NOTEBOOK, TAG_SNAPSHOT, TAG_DIRTY)
 
 
 @handlers.catch_mlflow_exception
@@ -108,6 +118,9 @@ def check_new_run(caller: Caller) -> Response | None:
     body.pop("userId", None)
     body["user_id"] = caller.user
     check_author_tag(caller)
+    tags = {str(tag.get("key")): str(tag.get("value")) for tag in _tag_list(body)}
+    if not tags.get(TAG_NOTE) and (note := _note(tags, caller)):
+        body["tags"].append({"key": TAG_NOTE, "value": note})
     return take_id(caller, body)
 
 
@@ -160,11 +173,27 @@ def check_model_source(caller: Caller) -> None:
             "(runs:/<run id>/<path> or models:/<model id>); log the model there first."
         )
     store = handlers._get_tracking_store()  # looks in the request's workspace only
-    if message.run_id:
-        store.get_run(message.run_id)
+    tags: dict[str, str] = {}
     if message.model_id:
-        store.get_logged_model(message.model_id)
+        tags = dict(store.get_logged_model(message.model_id).tags)
+    if message.run_id:
+        tags = dict(store.get_run(message.run_id).data.tags)
     _same_workspace_path(source, caller)
+    _name_version(tags, caller)
+
+
+def _name_version(tags: dict[str, str], caller: Caller) -> None:
+    """A model version names the notebook's version that made it, whoever registers it: from its run, not the client."""
+    body = json_body()
+    kept = [tag for tag in _tag_list(body) if tag.get("key") not in VERSION_TAGS]
+    body["tags"] = [*kept, *({"key": key, "value": tags[key]} for key in VERSION_TAGS if tags.get(key))]
+    if not body.get("description") and (note := _note(tags, caller)):
+        body["description"] = note
+
+
+def _note(tags: dict[str, str], caller: Caller) -> str | None:
+    services = _static_prefix().rpartition("/")[0] + "/"
+    return version_note(tags, services, caller.workspace or "")
 
 
 def _same_workspace_path(source: str, caller: Caller) -> None:

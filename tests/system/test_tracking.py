@@ -371,6 +371,37 @@ def test_a_model_versions_source_lies_in_the_workspace(hub: TrackingHub, ed: Cli
     assert create("models:/secret-model/1").status_code == 404
 
 
+def test_runs_and_models_link_to_the_version_of_their_notebook_and_back(hub: TrackingHub, ed: Client) -> None:
+    address = "ab" * 32
+    tags = {"maestro.notebook": "a [b](c).ipynb", "maestro.snapshot": address, "maestro.dirty": "true"}
+    given = [{"key": key, "value": value} for key, value in tags.items()]
+    run = ed.run(ed.experiment(), run_name="made <b>", tags=given)
+    link = f"[version {address[:12]}](/services/workspaces/w/reef/versions/{address}), and code that was not saved"
+    note = f"Notebook a \\[b\\]\\(c\\)\\.ipynb, {link}"
+    assert {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["mlflow.note.content"] == note
+    own = ed.run(ed.experiment(), tags=[*given, {"key": "mlflow.note.content", "value": "mine"}])
+    assert {tag["key"]: tag["value"] for tag in own["data"]["tags"]}["mlflow.note.content"] == "mine"
+    plain = ed.run(ed.experiment(), tags=[{"key": "maestro.snapshot", "value": "../../evil"}])
+    assert "mlflow.note.content" not in {tag["key"] for tag in plain["data"]["tags"]}
+
+    assert ed.post("registered-models/create", name="linked").status_code == 200
+    run_id = run["info"]["run_id"]
+    forged = [{"key": "maestro.snapshot", "value": "cd" * 32}, {"key": "stage", "value": "x"}]
+    made = ed.post("model-versions/create", name="linked", source=f"runs:/{run_id}/m", run_id=run_id, tags=forged)
+    version = made.json()["model_version"]
+    assert version["description"] == note
+    assert {tag["key"]: tag["value"] for tag in version["tags"]} == tags | {"stage": "x"}
+
+    page = f"/maestro/versions/{address}?workspace="
+    shown = ed.call("GET", f"{page}reef")
+    assert "This version made 2 runs and 1 model." in shown.text and "made &lt;b&gt;" in shown.text
+    assert f"/services/mlflow/#/experiments/{run['info']['experiment_id']}/runs/{run_id}?workspace=reef" in shown.text
+    assert "linked, version 1" in shown.text and "/services/mlflow/#/models/linked/versions/1" in shown.text
+    for somebody, workspace in ((ed, "lagoon"), (hub.client("olga"), "atoll"), (ed, "")):
+        assert somebody.call("GET", f"{page}{workspace}").status_code == 404
+    assert "No run of this version" in hub.client("olga").call("GET", f"{page}lagoon").text
+
+
 def test_an_experiment_cannot_choose_where_its_artifacts_lie(ed: Client) -> None:
     for location in ("s3://bucket/workspaces/lagoon", "file:///etc", "mlflow-artifacts:/workspaces/lagoon/1"):
         for field in ("artifact_location", "artifactLocation"):

@@ -24,6 +24,7 @@ from maestro_core.launches import LaunchStatus, LaunchView, ScaleRequest
 from maestro_core.lifecycle import Kept, PurgeReport, Removed
 from maestro_core.resources import Resources
 from maestro_core.roles import Role
+from maestro_core.snapshots import SnapshotContent, SnapshotView
 from maestro_core.usage import LaunchUsage, UsagePoint, WorkspaceUsage
 from maestro_core.workspace_settings import WorkspaceSettings
 from maestro_core.workspaces import LimitView, Member, MemberSpec, ServersShown, Transfer, UserRef, WorkspaceView
@@ -106,6 +107,8 @@ class FakeDesk:
         default_factory=lambda: EnvironmentView(workspace="demo", version=0, parent=0, author="", at=None, current=0)
     )
     invited: list[Invitation] = field(default_factory=list)
+    saved: list[SnapshotView] = field(default_factory=list)
+    notebook: dict[str, Any] = field(default_factory=dict)
     report: PurgeReport = field(
         default_factory=lambda: PurgeReport(
             workspace="old",
@@ -136,6 +139,15 @@ class FakeDesk:
     async def environment(self, name: str) -> EnvironmentView:
         return self.installed
 
+    async def versions(self, name: str, path: str | None, limit: int) -> list[SnapshotView]:
+        return [one for one in self.saved if path in (None, one.path)][:limit]
+
+    async def version(self, name: str, address: str) -> tuple[SnapshotContent, list[SnapshotView]]:
+        found = [one for one in self.saved if one.address.startswith(address)]
+        if not found:
+            raise MaestroError("unknown_snapshot", "This workspace has no such version.")
+        return SnapshotContent(address=found[0].address, notebook=self.notebook), found
+
     async def limits(self, name: str) -> list[LimitView]:
         if self.limits_refusal is not None:
             raise self.limits_refusal
@@ -151,7 +163,7 @@ class FakeDesk:
         return self.views[-1]
 
     async def change(self, name: str, change: Any) -> None:
-        self._do("change", name, change.description)
+        self._do("change", name, change.description if "description" in change.model_fields_set else change.capture)
 
     async def put_member(self, name: str, member: MemberSpec) -> Member:
         self._do("put", name, member.kind, member.name, member.role)
@@ -989,3 +1001,50 @@ async def test_the_admin_sees_what_servers_use_and_archives_what_is_empty(world:
     await browser.get("admin")
     await browser.send("w/old/restore")
     assert world.desk.done[-1] == ("restore", "old")
+
+
+# Saved versions of notebooks
+
+
+def saved(path: str, address: str, author: str = "ann") -> SnapshotView:
+    return SnapshotView(path=path, address=address, author=author, saved_at=NOW, launch_id="l-1", cells=2, size=100)
+
+
+async def test_saved_versions_are_listed_and_one_is_shown_as_text(world: World) -> None:
+    one, other = "a" * 64, "b" * 64
+    world.desk.saved = [saved(f"{HOSTILE}.ipynb", one, HOSTILE), saved("plots.ipynb", other)]
+    world.desk.notebook = {
+        "cells": [
+            {"cell_type": "code", "source": [HOSTILE, "\nx = 1"], "metadata": {"tags": ["parameters", HOSTILE]}},
+            {"cell_type": "markdown", "source": f"# {HOSTILE}", "metadata": {}},
+            {"cell_type": "code", "source": "y" * 60_000, "metadata": None},
+        ]
+    }
+    ann = await world.sign_in("ann")
+    listed = BeautifulSoup((await ann.get("w/demo/versions")).text, "html.parser")
+    assert [row.th.get_text(strip=True) for row in listed.select("#versions tbody tr")] == [one[:12], other[:12]]
+    filtered = await ann.get("w/demo/versions", params={"notebook": "plots.ipynb"})
+    assert other[:12] in filtered.text and one[:12] not in filtered.text
+    answer = await ann.get(f"w/demo/versions/{one[:12]}")
+    page = BeautifulSoup(answer.text, "html.parser")
+    assert (
+        page.find("script", string=lambda text: "alert" in (text or "")) is None and page.find("img", src="x") is None
+    )
+    sources = [cell.get_text() for cell in page.select(".maestro-source")]
+    assert sources[0] == f"{HOSTILE}\nx = 1" and sources[1] == f"# {HOSTILE}" and len(sources[2]) == 50_000
+    assert "10000 more characters" in answer.text
+    (link,) = page.find_all("a", string="Its runs and models")
+    assert link["href"] == f"/services/mlflow/maestro/versions/{one}?workspace=demo"
+    assert (await ann.get("w/demo/versions/cccccc")).status_code == 404
+    assert (await ann.get("w/other/versions")).status_code == 404
+
+
+async def test_owners_say_whether_executed_cells_become_runs(world: World) -> None:
+    ann = await world.sign_in("ann")
+    page = BeautifulSoup((await ann.get("w/demo")).text, "html.parser")
+    (chosen,) = page.select("#capture option[selected]")
+    assert chosen["value"] == "on-request"
+    await ann.send("w/demo/capture", capture="always")
+    assert world.desk.done == [("change", "demo", "always")]
+    await ann.send("w/demo/capture", capture="sometimes")
+    assert "capture is off, on-request or always" in ann.text()

@@ -124,6 +124,11 @@ async def test_a_version_is_kept_once_with_its_author_from_the_token(world: Worl
         assert [one["address"] for one in listed] == addresses
         assert {one["author"] for one in listed} == {"ann"}
         assert len((await own.get("workspaces/demo/snapshots")).json()["snapshots"]) == 4
+        async with world.authority.store.read() as unit:
+            workspace = await unit.workspaces.by_name("demo")
+            assert workspace is not None
+            saves = await unit.snapshots.saves(workspace.id, addresses[0], 50)
+        assert [one.path for one in saves] == ["copy.ipynb", "a.ipynb", "a.ipynb"]
         kept = (await own.get(f"workspaces/demo/snapshots/{addresses[1][:8]}")).json()["notebook"]
         assert kept == stripped(second)
 

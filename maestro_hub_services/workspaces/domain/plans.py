@@ -9,6 +9,7 @@ from urllib.parse import quote
 from maestro_core.clients import client_environment
 from maestro_core.egress import LAUNCH_LABEL
 from maestro_core.environment import KERNEL_ENVIRONMENT
+from maestro_core.executions import CAPTURE_VARIABLE
 from maestro_core.experiments import default_experiment, viewer_experiment
 from maestro_core.launches import (
     CLIENT_CONFIG_DIR,
@@ -112,7 +113,8 @@ def _environment(
     settings: Settings, user: UserRef, workspace: WorkspaceRow, launch: LaunchRow, template: str | None
 ) -> dict[str, str]:
     writer = launch.role.covers(Role.EDITOR)
-    variables = WorkspaceSettings.read(workspace.settings).variables
+    written = WorkspaceSettings.read(workspace.settings)
+    variables = written.variables
     return {
         "MAESTRO_LAUNCH_ID": launch.id,
         "MAESTRO_WORKSPACE": workspace.name,
@@ -125,6 +127,7 @@ def _environment(
         "MAESTRO_WORKSPACE_DIR": WORKSPACE_DIR,
         "MAESTRO_TEMPLATE": template or "",
         "MAESTRO_EXPERIMENT": launch.experiment,
+        CAPTURE_VARIABLE: written.captures,
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MLFLOW_TRACKING_AUTH": "maestro",
         "MLFLOW_WORKSPACE": workspace.name if writer else personal_workspace_name(user.name, user.created),

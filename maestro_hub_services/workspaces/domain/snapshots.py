@@ -25,6 +25,7 @@ from maestro_core.snapshots import (
     address_of,
     stripped,
 )
+from maestro_hub_services.store.snapshots import SnapshotRow
 
 from ..authority import Authority
 from ..identity import Caller
@@ -32,6 +33,8 @@ from .access import opened
 from .usage import own_launch
 
 MAX_LISTED = 1000
+#: of one version: how often it was saved
+MAX_SAVES = 50
 #: bytes of memory that unpacking may ask for beside the notebook
 MAX_WINDOW = 8 * 1024 * 1024
 #: contents that are checked at a time: each may take as much memory as a notebook and its window
@@ -103,8 +106,22 @@ async def versions(authority: Authority, caller: Caller, name: str, path: str | 
     """
     async with opened(authority, caller, name, "read") as (unit, standing):
         rows = await unit.snapshots.versions(standing.workspace.id, path, min(limit, MAX_LISTED))
+    return SnapshotList(snapshots=_views(rows))
+
+
+async def saves(authority: Authority, caller: Caller, name: str, address: str) -> tuple[SnapshotView, ...]:
+    """When a version was saved, and as which notebook, the newest first.
+
+    Raises:
+        MaestroError: ``unknown_workspace``.
+    """
+    async with opened(authority, caller, name, "read") as (unit, standing):
+        return _views(await unit.snapshots.saves(standing.workspace.id, address, MAX_SAVES))
+
+
+def _views(rows: list[SnapshotRow]) -> tuple[SnapshotView, ...]:
     fields = SnapshotView.model_fields
-    return SnapshotList(snapshots=tuple(SnapshotView(**{key: getattr(row, key) for key in fields}) for row in rows))
+    return tuple(SnapshotView(**{key: getattr(row, key) for key in fields}) for row in rows)
 
 
 async def content(authority: Authority, caller: Caller, name: str, address: str) -> SnapshotContent:

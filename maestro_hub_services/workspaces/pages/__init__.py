@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers, jobs, lifecycle, quotas, requests
+from . import handlers, jobs, lifecycle, quotas, requests, versions
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -30,6 +30,9 @@ _PAGES = (
     ("cards", handlers.CardsPage),
     (f"w/{_NAME}", handlers.WorkspacePage),
     (f"w/{_NAME}/about", handlers.AboutForm),
+    (f"w/{_NAME}/capture", handlers.CaptureForm),
+    (f"w/{_NAME}/versions", versions.VersionsPage),
+    (f"w/{_NAME}/versions/{_NAME}", versions.VersionPage),
     (f"w/{_NAME}/members", handlers.MembersForm),
     (f"w/{_NAME}/members/remove", handlers.RemoveMemberForm),
     (f"w/{_NAME}/archive", handlers.ArchiveForm),

@@ -12,6 +12,7 @@ from maestro_core.figures import NearView, QuotaSpec, QuotaView
 from maestro_core.invitations import Invitation, InvitationSpec
 from maestro_core.launches import LaunchView, ScaleRequest
 from maestro_core.lifecycle import PurgeReport
+from maestro_core.snapshots import SnapshotContent, SnapshotView
 from maestro_core.usage import UsagePoint, WorkspaceUsage
 from maestro_core.workspaces import (
     LimitView,
@@ -36,6 +37,7 @@ from ..domain import (
     ownership,
     quotas,
     scaling,
+    snapshots,
     usage,
     workspaces,
 )
@@ -172,6 +174,15 @@ class Desk:
     async def scale(self, session_id: str, asked: ScaleRequest) -> LaunchView:
         """Give one of my servers (an admin: anybody's) other amounts."""
         return await scaling.scale_launch(self._authority, self._caller, session_id, asked)
+
+    async def versions(self, name: str, path: str | None, limit: int) -> Sequence[SnapshotView]:
+        """The saved versions of its notebooks (of one), the newest first."""
+        return (await snapshots.versions(self._authority, self._caller, name, path, limit)).snapshots
+
+    async def version(self, name: str, address: str) -> tuple[SnapshotContent, Sequence[SnapshotView]]:
+        """A saved version, and when it was saved as what, the newest first."""
+        content = await snapshots.content(self._authority, self._caller, name, address)
+        return content, await snapshots.saves(self._authority, self._caller, name, content.address)
 
     async def quotas(self) -> Sequence[QuotaView]:
         """Every figure that is set (admins)."""

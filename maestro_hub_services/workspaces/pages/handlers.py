@@ -110,6 +110,8 @@ class WorkspacePage(Page):
             status,
             page=page,
             set_up=views.set_up(view),
+            captures=views.CAPTURES,
+            captured=view.settings.captures,
             usage=views.usage(usage, page.may_manage),
             invitations=views.invitations(invitations),
             packages=packages(environment),
@@ -153,6 +155,19 @@ class AboutForm(WorkspacePage):
             await self.workspace(name, error.status, about={"description": description, "problem": error.message})
             return
         self.say("The description is saved.", self.links.workspace(name))
+
+
+class CaptureForm(Page):
+    """Whether executed cells become runs."""
+
+    async def post(self, name: str) -> None:
+        """Set it, for servers that start from now on."""
+        try:
+            await self.desk.change(name, read_model(WorkspaceChange, {"capture": self.field("capture")}))
+        except MaestroError as error:
+            self.say(error.message, self.links.workspace(name), good=False)
+            return
+        self.say("That is saved; it counts for servers that start from now on.", self.links.workspace(name))
 
 
 class MembersForm(WorkspacePage):

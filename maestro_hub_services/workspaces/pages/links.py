@@ -77,6 +77,10 @@ class Links:
         """One run in MLflow, whatever experiment it is in."""
         return f"{self.services}mlflow/#/runs/{escape(run_id)}?{urlencode({'workspace': workspace})}"
 
+    def tracked(self, workspace: str, address: str) -> str:
+        """What a saved version made: its runs and models, at MLflow."""
+        return f"{self.services}mlflow/maestro/versions/{address}?{urlencode({'workspace': workspace})}"
+
     @property
     def create(self) -> str:
         """Where a new workspace is posted."""
@@ -93,6 +97,18 @@ class Links:
     def change(self, name: str) -> str:
         """Where a new description is posted."""
         return f"{self.workspace(name)}/about"
+
+    def capture(self, name: str) -> str:
+        """Where it is posted whether executed cells become runs."""
+        return f"{self.workspace(name)}/capture"
+
+    def versions(self, name: str, notebook: str = "") -> str:
+        """The saved versions of a workspace's notebooks, or of one."""
+        return f"{self.workspace(name)}/versions" + (f"?{urlencode({'notebook': notebook})}" if notebook else "")
+
+    def version(self, name: str, address: str) -> str:
+        """One saved version; MLflow's runs and model versions link to it (maestro_core.experiments, version_note)."""
+        return f"{self.workspace(name)}/versions/{escape(address)}"
 
     def members(self, name: str) -> str:
         """Where a member is added or changed."""

@@ -455,6 +455,14 @@ def archived(found: Iterable[WorkspaceView], now: datetime | None = None) -> lis
     return rows
 
 
+#: what the pages say of each kind of capture
+CAPTURES = {
+    "off": "never",
+    "on-request": "in notebooks where somebody asks for it (%mlflow_capture on)",
+    "always": "always: each stretch of cells becomes a run",
+}
+
+
 def set_up(view: WorkspaceView) -> list[tuple[str, str]]:
     """What a workspace is set up with: titles and values, only what is set."""
     settings = view.settings
@@ -467,6 +475,7 @@ def set_up(view: WorkspaceView) -> list[tuple[str, str]]:
         "Packages held back": ", ".join(rule.package for rule in _rules(settings)),
         "Notebook that opens": view.template or "",
         "Linked experiment": settings.experiment or "",
+        "Executed cells as runs": CAPTURES[settings.captures],
     }
     return [(title, value) for title, value in rows.items() if value]
 
