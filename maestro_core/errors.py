@@ -46,6 +46,9 @@ ERRORS: dict[str, ErrorKind] = {
     "unknown_snapshot": ErrorKind(404, 3, "The workspace has no such version of a notebook."),
     "unknown_launch": ErrorKind(404, 3, "There is no such launch, or it is somebody else's."),
     "unknown_job": ErrorKind(404, 3, "There is no such job, or it is of a workspace that this person does not see."),
+    "unknown_sweep": ErrorKind(
+        404, 3, "There is no such sweep, or its workspace is one that this person does not see."
+    ),
     "unknown_request": ErrorKind(404, 3, "There is no such request for a package, or it is others'."),
     "unknown_package": ErrorKind(404, 3, "The index behind ours has no package of that name."),
     "unknown_quota": ErrorKind(404, 3, "No such quota was set at runtime."),

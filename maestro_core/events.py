@@ -55,6 +55,11 @@ EVENTS: dict[str, EventKind] = {
     "job_ended": EventKind(
         "A job is over: succeeded, failed or cancelled.", ("job_id", "name", "status", "attempts", "reason")
     ),
+    "sweep_started": EventKind("Somebody started a sweep.", ("sweep_id", "name", "path", "trials")),
+    "sweep_cancelled": EventKind("Somebody wants a sweep to end.", ("sweep_id", "name")),
+    "sweep_ended": EventKind(
+        "A sweep is over: succeeded, failed or cancelled.", ("sweep_id", "name", "status", "reason")
+    ),
     "quota_set": EventKind(
         "An admin set a quota at runtime; `was` is what was set at runtime before.",
         ("level", "name", "limit", "value", "was"),

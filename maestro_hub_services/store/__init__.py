@@ -18,6 +18,7 @@ from .launches import Held, LaunchRow
 from .members import MemberRow
 from .quotas import Place
 from .requests import AskerRow, RequestRow, RuleRow
+from .sweeps import SweepRow, TrialRow
 from .usage import UsageRow
 from .workspaces import WorkspaceRow
 
@@ -37,6 +38,8 @@ __all__ = [
     "RuleRow",
     "Store",
     "StoreLocked",
+    "SweepRow",
+    "TrialRow",
     "Unit",
     "UsageRow",
     "WorkspaceRow",

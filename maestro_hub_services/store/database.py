@@ -36,6 +36,7 @@ from .quotas import QuotaRepository
 from .requests import RequestRepository, RuleRepository
 from .snapshots import SnapshotRepository
 from .sqlite import sqlite_engine
+from .sweeps import SweepRepository
 from .usage import UsageRepository
 from .workspaces import WorkspaceRepository
 
@@ -71,6 +72,7 @@ class Unit:
         self.rules = RuleRepository(connection)
         self.environments = EnvironmentRepository(connection)
         self.jobs = JobRepository(connection)
+        self.sweeps = SweepRepository(connection)
 
 
 class Store:

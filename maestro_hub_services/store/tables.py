@@ -515,3 +515,50 @@ job_output = Table(
     Column("attempt", Integer, nullable=False),
     Column("body", LargeBinary, nullable=False),  # zstd of JSON
 )
+
+#: one notebook or script with many sets of parameters (maestro_core.sweeps); its trials are jobs
+sweep = Table(
+    "sweep",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("workspace_id", _Id, ForeignKey("workspace.id"), nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("user_created", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("kind", String(16), nullable=False),  # notebook, script
+    Column("path", String(1000), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),  # its code as in job_code, which forgets; empty when it is over
+    Column("experiment", String(250), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(1000)),
+    Column("parent_run", String(64)),  # NULL: the first trial has not begun
+    Column("summary_job", _Id),
+    Column("cancel_by", String(255)),  # who wants it to end
+    Column("stopped", String(1000)),  # why no more trials begin, where nobody cancelled it
+    Column("created_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Index(
+        "ix_sweep_open",
+        "created_at",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+    Index("ix_sweep_workspace_id_created_at", "workspace_id", "created_at"),
+    Index("ix_sweep_user_created_at", "user", "created_at"),
+)
+
+#: what is known of a trial for good: its job may be forgotten
+sweep_trial = Table(
+    "sweep_trial",
+    metadata,
+    Column("sweep_id", _Id, ForeignKey("sweep.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 1
+    Column("parameters", JSON, nullable=False),  # those that differ between trials
+    Column("job_id", _Id, nullable=False),
+    Column("status", String(16), nullable=False),  # queued until its job is over
+    Column("reason", String(1000)),
+    Column("value", Float),  # of the sweep's metric
+    Column("run_id", String(64)),
+)

@@ -37,6 +37,7 @@ from maestro_core.requests import (
 )
 from maestro_core.scans import ScanAnswer
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotTaken
+from maestro_core.sweeps import SweepList, SweepView
 from maestro_core.usage import LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     EndedLaunches,
@@ -79,6 +80,7 @@ from .domain import (
     scaling,
     scans,
     snapshots,
+    sweeps,
     tracking,
     usage,
     workspaces,
@@ -470,6 +472,23 @@ async def read_job_log(call: Call) -> LogChunk:
 
 async def read_job_output(call: Call) -> OutputView:
     return await jobs.read_output(call.authority, call.caller, call.path["job_id"])
+
+
+async def submit_sweep(call: Call) -> SweepView:
+    return await sweeps.submit(call.authority, call.caller, call.path["workspace"], call.body)
+
+
+async def list_sweeps(call: Call) -> SweepList:
+    workspace, limit = call.query.get("workspace") or None, int(_number(call, "limit", 50))
+    return await sweeps.list_sweeps(call.authority, call.caller, workspace, everything=_all(call), limit=limit)
+
+
+async def view_sweep(call: Call) -> SweepView:
+    return await sweeps.view_sweep(call.authority, call.caller, call.path["sweep_id"])
+
+
+async def cancel_sweep(call: Call) -> SweepView:
+    return await sweeps.cancel(call.authority, call.caller, call.path["sweep_id"])
 
 
 async def job_order(call: Call) -> WorkOrder:

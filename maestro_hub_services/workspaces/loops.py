@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from maestro_core.errors import MaestroError
 
 from .authority import Authority
-from .domain import departures, invitations, job_queue, job_watch, jobs, lifecycle, missing_groups, scaling, usage
+from .domain import (
+    departures,
+    invitations,
+    job_queue,
+    job_watch,
+    jobs,
+    lifecycle,
+    missing_groups,
+    scaling,
+    sweep_turns,
+    sweeps,
+    usage,
+)
 
 log = logging.getLogger("maestro.loops")
 
@@ -47,6 +59,8 @@ LOOPS: tuple[Loop, ...] = (
     Loop("looking after jobs", 2, job_watch.watch),
     Loop("forgetting old jobs", 300, jobs.forget_old),
     Loop("closing the network of notebook servers", 2, hold_network),
+    Loop("going on with sweeps", 1, sweep_turns.turn),
+    Loop("forgetting old sweeps", 300, sweeps.forget_old),
     Loop("going on with purges", 10, lifecycle.go_on),
     Loop("removing invitations that ran out", 300, invitations.forget_run_out),
 )

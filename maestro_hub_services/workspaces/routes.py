@@ -76,6 +76,7 @@ from maestro_core.requests import (
 )
 from maestro_core.scans import ScanAnswer, ScanQuestion
 from maestro_core.snapshots import SnapshotContent, SnapshotList, SnapshotPut, SnapshotTaken
+from maestro_core.sweeps import SweepList, SweepSpec, SweepView
 from maestro_core.usage import Heartbeat, LaunchUsage, Notices, WorkspaceUsage
 from maestro_core.workspaces import (
     EndedLaunches,
@@ -144,7 +145,7 @@ _VERSIONS_OF = (
 )
 
 W, M, L, P = "/workspaces/{workspace}", "/workspaces/{workspace}/members", "/launches/{session_id}", "/plan/launches"
-R, J = "/requests/{request_id}", "/jobs/{job_id}"
+R, J, S = "/requests/{request_id}", "/jobs/{job_id}", "/sweeps/{sweep_id}"
 E, C = W + "/environment", W + "/conda"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", None, do.health, do.Health, "The service runs"),
@@ -267,6 +268,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", J + "/log", USE, do.read_job_log, LogChunk, "What an attempt wrote, while it runs too", query=_LOG),
     Route("GET", J + "/notebook", USE, do.read_job_output, OutputView,
           "The executed notebook of its last attempt, as far as it came"),
+    Route("POST", W + "/sweeps", USE, do.submit_sweep, SweepView,
+          "Start a sweep: a job with many sets of parameters", SweepSpec, statuses=(201,)),
+    Route("GET", "/sweeps", USE, do.list_sweeps, SweepList, "Sweeps, the newest first", query=(*_JOBS, *_ALL)),
+    Route("GET", S, USE, do.view_sweep, SweepView, "One sweep with its trials, for the members of its workspace"),
+    Route("POST", S + "/cancel", USE, do.cancel_sweep, SweepView,
+          "End it and the trials that wait or run: mine; owners and admins any"),
     Route("GET", J + "/work", USE, do.job_order, WorkOrder, "Job: what it is to run", job=True),
     Route("POST", J + "/progress", USE, do.job_progress, Orders, "Job: a sign of life; answers whether it is to end",
           Progress, job=True),

@@ -80,8 +80,8 @@ class Run:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is an MLflow."""
-        return bool(self._base)
+        """Whether there is an MLflow, and the job one that has a run: a sweep's summary is written into another."""
+        return bool(self._base) and self._order.kind != "sweep-summary"
 
     async def open(self) -> None:
         """Open it; safe to repeat until it succeeds.

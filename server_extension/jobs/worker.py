@@ -30,6 +30,7 @@ from .order import End, Order
 from .script import Script
 from .service import JobService, NotAnswered
 from .spool import Spool
+from .summary import Summary
 from .tracking import NoTracking, Run, Told
 
 #: seconds between signs of life, between pieces of the log, between two states of the notebook
@@ -159,7 +160,7 @@ class Worker:
         lacking = environment.finish(launch, self._environ)
         return launch, kernel_variables(launch, self._environ), lacking
 
-    def _program(self, order: Order, launch: Launch, variables: Mapping[str, str]) -> Notebook | Script:
+    def _program(self, order: Order, launch: Launch, variables: Mapping[str, str]) -> Notebook | Script | Summary:
         """What runs an order of this kind.
 
         Raises:
@@ -173,9 +174,12 @@ class Worker:
         if order.kind == "script":
             self._phase = "running"
             return Script(order, launch, variables, folder_of_job(launch, order), self._spool.say)
+        if order.kind == "sweep-summary":
+            self._phase = "running"
+            return Summary(order, self._spool.say)
         raise ValueError(f"this image knows no jobs of the kind {order.kind}; take a newer one")
 
-    async def _until_end(self, doing: Notebook | Script) -> End:
+    async def _until_end(self, doing: Notebook | Script | Summary) -> End:
         working = asyncio.ensure_future(doing.run())
         if not await self._stopped_before(working):
             return End("failed", "What ran it was cancelled.") if working.cancelled() else working.result()

@@ -259,6 +259,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
     requests = await unit.requests.forget_workspace(row.id)
     versions = await unit.environments.forget_workspace(row.id)
     snapshots = await unit.snapshots.forget_workspace(row.id)
+    sweeps = await unit.sweeps.forget_workspace(row.id)
     jobs = await unit.jobs.forget_workspace(row.id)
     counted = {
         "members": members,
@@ -269,6 +270,7 @@ async def _rows(unit: Unit, row: WorkspaceRow) -> list[Removed]:
         "requests for packages": requests,
         "versions of the environment": versions,
         "versions of notebooks": snapshots,
+        "sweeps": sweeps,
         "jobs": jobs,
     }
     return [Removed(what=what, count=count) for what, count in counted.items() if count]

@@ -34,10 +34,15 @@ async def authorize(authority: Authority, request: TrackingRequest) -> TrackingV
 
 
 async def ended(authority: Authority, question: EndedQuestion) -> EndedLaunches:
-    """Which of these launches have ended, and why; a name that no launch has says nothing."""
+    """Which of these launches have ended, and why; a name that no launch has says nothing.
+
+    A sweep's parent run names the sweep in the place of a launch: it outlives the launch that began it.
+    """
     async with authority.store.read() as unit:
         rows = await unit.launches.ended_among(question.launches)
-    return EndedLaunches(ended={row.id: row.ended_reason or "no reason was noted" for row in rows})
+        sweeps = await unit.sweeps.over_among(question.launches)
+    ended = {row.id: row.ended_reason or "no reason was noted" for row in rows}
+    return EndedLaunches(ended=ended | {row.id: row.reason or "its sweep is over" for row in sweeps})
 
 
 async def _of_server(
