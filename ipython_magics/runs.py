@@ -109,7 +109,9 @@ class Runs:
         with self._mlflow() as mlflow:
             from . import tables
 
-            return tables.RunTable(tables.of_notebook(mlflow, count), address.is_ours(mlflow.get_tracking_uri()))
+            runs = tables.of_notebook(mlflow, count)
+            models = tables.models_of(mlflow, runs)
+            return tables.RunTable(runs, address.is_ours(mlflow.get_tracking_uri()), models)
 
     def compare(self, first: str = "", second: str = "") -> tables.Comparison:
         """Two runs side by side, the older one first where none is named: the last two of this notebook.

@@ -6,7 +6,7 @@ import html
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from maestro_core.experiments import TAG_DIRTY, TAG_NOTEBOOK, TAG_SNAPSHOT
@@ -26,6 +26,17 @@ def of_notebook(mlflow: Any, count: int) -> list[Any]:
     path = kernel.notebook_path()
     quoted = path.replace("'", "\\'") if path else ""
     return _search(mlflow, f"tags.`{TAG_NOTEBOOK}` = '{quoted}'" if path else "", count)
+
+
+def models_of(mlflow: Any, runs: Sequence[Any]) -> dict[str, list[str]]:
+    """The registered model versions that runs made, by run."""
+    if not runs:
+        return {}
+    ids = ", ".join(f"'{run.info.run_id}'" for run in runs)
+    found: dict[str, list[str]] = {}
+    for one in mlflow.MlflowClient().search_model_versions(f"run_id IN ({ids})", max_results=_FOUND):
+        found.setdefault(one.run_id, []).append(f"{one.name}/{one.version}")
+    return found
 
 
 def find(mlflow: Any, wanted: str) -> Any:
@@ -59,23 +70,28 @@ class RunTable:
 
     Attributes:
         linked: whether they are in the MLflow of this launch, whose pages can be linked to.
+        models: registered model versions (``churn/3``) by the run that made them.
     """
 
     runs: Sequence[Any]
     linked: bool
+    models: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         if not self.runs:
             return "This notebook has no run yet."
-        rows = [[run.info.run_name or run.info.run_id, *_cells(run)] for run in self.runs]
+        rows = [[run.info.run_name or run.info.run_id, *_cells(run), self._models(run)] for run in self.runs]
         return _text([HEAD, *rows])
 
     def _repr_html_(self) -> str:
         """Shown by JupyterLab; names and values are anybody's text."""
         if not self.runs:
             return "This notebook has no run yet."
-        rows = [[self._name(run), *map(html.escape, _cells(run))] for run in self.runs]
+        rows = [[self._name(run), *map(html.escape, [*_cells(run), self._models(run)])] for run in self.runs]
         return _html(HEAD, rows)
+
+    def _models(self, run: Any) -> str:
+        return ", ".join(self.models.get(run.info.run_id, ())) or "-"
 
     def _name(self, run: Any) -> str:
         name = html.escape(run.info.run_name or run.info.run_id)
@@ -85,7 +101,7 @@ class RunTable:
         return f'<a href="{url}" target="_blank" rel="noopener">{name}</a>'
 
 
-HEAD = ("run", "began", "took", "status", "parameters", "metrics", "version")
+HEAD = ("run", "began", "took", "status", "parameters", "metrics", "version", "models")
 
 
 def _cells(run: Any) -> list[str]:

@@ -74,16 +74,32 @@ class Api:
         found = self._mlflow(workspace, "experiments", {"max_results": 1000})
         return [one for one in found if one.keys() >= {"experiment_id"}]
 
+    def model_versions(self, workspace: str, limit: int) -> list[dict[str, Any]]:
+        """The registered model versions of a workspace, with their tags; none where MLflow does not answer."""
+        found = self.ask_mlflow("GET", workspace, "model-versions/search", max_results=limit).get("model_versions", [])
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
     def _mlflow(self, workspace: str, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
         """The first page of one of MLflow's searches."""
-        if not self.settings.mlflow_url:
-            return []
-        url, headers = f"{self.settings.mlflow_url}/api/2.0/mlflow/{what}/search", {"X-MLFLOW-WORKSPACE": workspace}
-        try:
-            found = self._client.post(url, json=query, headers=headers).json().get(what, [])
-        except (httpx.HTTPError, ValueError, AttributeError):
-            return []
+        found = self.ask_mlflow("POST", workspace, f"{what}/search", **query).get(what, [])
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    def ask_mlflow(self, method: str, workspace: str, path: str, **query: Any) -> dict[str, Any]:
+        """An answer of MLflow's REST API; empty where it does not answer, or refuses.
+
+        Args:
+            path: below ``api/2.0/mlflow/``. query: of a GET, or the body.
+        """
+        if not self.settings.mlflow_url:
+            return {}
+        url, headers = f"{self.settings.mlflow_url}/api/2.0/mlflow/{path}", {"X-MLFLOW-WORKSPACE": workspace}
+        sent = {"params": query} if method == "GET" else {"json": query}
+        try:
+            answer = self._client.request(method, url, headers=headers, **sent)  # type: ignore[arg-type]
+            found = answer.json() if answer.is_success else {}
+        except (httpx.HTTPError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def server_token(self, user: str, server_name: str) -> str:
         """A token for one notebook server alone, for five minutes.

@@ -28,33 +28,41 @@ def version(
     connect: Callable[[], Api], workspace: str, notebook: str | None, diff: tuple[str, str] | None, show: str | None,
     restore: str | None, as_: Path | None, limit: int, json_: bool,
 ) -> None:  # fmt: skip
-    """List the saved versions of a notebook with who saved them and which runs they had; compare or restore them.
+    """List the saved versions of a notebook with who saved them, their runs and models; compare or restore them.
 
     Every save whose cells changed is a version. NOTEBOOK is its path in the workspace; without it, all are listed. A
-    version is named by the start of its address. A restored one is a copy: nothing is overwritten.
+    version is named by the start of its address, or by what it made: run:NAME (or a run's id), model:NAME/3. A restored
+    one is a copy: nothing is overwritten.
     """
     manager = VersionManager(api=connect())
     if diff is not None:
-        old, new = (manager.content(workspace, one) for one in diff)
+        old, new = (manager.content(workspace, manager.address(workspace, one)) for one in diff)
         names = (old.address[:SHORT], new.address[:SHORT])
         return say(difference(old.notebook, new.notebook, names) or "Both have the same cells.")
     if show is not None:
-        return print_json(manager.content(workspace, show).notebook)
+        return print_json(manager.content(workspace, manager.address(workspace, show)).notebook)
     if restore is not None:
-        found = manager.content(workspace, restore)
+        found = manager.content(workspace, manager.address(workspace, restore))
         path = as_ or Path(Path(copy_name(notebook or "notebook.ipynb", found.address)).name)
         write_copy(found.notebook, path)
         return say(f"Wrote {path}.")
     versions = manager.versions(workspace, notebook, limit)
-    runs = manager.runs(workspace)
+    runs, models = manager.runs(workspace), manager.models(workspace)
     if json_:
-        return print_json([{**one.model_dump(mode="json"), "runs": runs.get(one.address, [])} for one in versions])
+        return print_json([
+            {**one.model_dump(mode="json"), "runs": runs.get(one.address, []), "models": models.get(one.address, [])}
+            for one in versions
+        ])  # fmt: skip
     if not versions:
         return say("No version was saved yet: a version is kept when a notebook is saved in a running server.")
-    table(["version", "notebook", "saved", "by", "cells", "runs"], [_row(one, runs) for one in versions])
+    head = ["version", "notebook", "saved", "by", "cells", "runs", "models"]
+    table(head, [[*_row(one), _few(runs, one), _few(models, one)] for one in versions])
 
 
-def _row(one: SnapshotView, runs: dict[str, list[str]]) -> list[str]:
-    names = runs.get(one.address, [])
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [one.address[:SHORT], one.path, f"{one.saved_at:%Y-%m-%d %H:%M}", one.author, str(one.cells), shown or "-"]
+def _row(one: SnapshotView) -> list[str]:
+    return [one.address[:SHORT], one.path, f"{one.saved_at:%Y-%m-%d %H:%M}", one.author, str(one.cells)]
+
+
+def _few(made: dict[str, list[str]], by: SnapshotView) -> str:
+    names = made.get(by.address, [])
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "-"

@@ -48,16 +48,62 @@ class VersionManager:
 
     def runs(self, workspace: str | None) -> dict[str, list[str]]:
         """Names of the MLflow runs of each version, by its address; empty where MLflow does not answer."""
-        name = self._api.get(f"/workspaces/{self._name(workspace)}")["name"]
         found: dict[str, list[str]] = {}
-        for run in self._api.tracked(name, f"tags.`{TAG_SNAPSHOT}` != ''", _RUNS):
-            tags = {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags", [])}
-            if address := tags.get(TAG_SNAPSHOT):
+        for run in self._api.tracked(self._mlflow_name(workspace), f"tags.`{TAG_SNAPSHOT}` != ''", _RUNS):
+            if address := _snapshot(run.get("data", {})):
                 found.setdefault(address, []).append(run["info"].get("run_name") or run["info"]["run_id"])
         return found
 
+    def models(self, workspace: str | None) -> dict[str, list[str]]:
+        """The registered models of each version (``churn/3``), by its address; empty where MLflow does not answer."""
+        found: dict[str, list[str]] = {}
+        for model in self._api.model_versions(self._mlflow_name(workspace), _RUNS):
+            if address := _snapshot(model):
+                found.setdefault(address, []).append(f"{model.get('name')}/{model.get('version')}")
+        return found
+
+    def address(self, workspace: str | None, named: str) -> str:
+        """The version that somebody names: ``run:<id or name>``, ``model:<name>/<version>``, or an address as it is.
+
+        Raises:
+            MaestroError: ``unknown_snapshot``: there is no such run or model, or it names no version of a notebook.
+        """
+        kind, _, name = named.partition(":")
+        if kind not in ("run", "model") or not name:
+            return named
+        found = self._of_run(workspace, name) if kind == "run" else self._of_model(workspace, name)
+        if not found:
+            raise MaestroError(
+                "unknown_snapshot",
+                f"{named[:80]} is not in this workspace's MLflow, or names no saved version of a notebook.",
+            )
+        return found
+
+    def _of_run(self, workspace: str | None, name: str) -> str:
+        place = self._mlflow_name(workspace)
+        answer = self._api.ask_mlflow("GET", place, "runs/get", run_id=name).get("run")
+        if not isinstance(answer, dict):
+            quoted = name.replace("'", "\\'")
+            answer = next(iter(self._api.tracked(place, f"attributes.run_name = '{quoted}'", 1)), {})
+        return _snapshot(answer.get("data", {}))
+
+    def _of_model(self, workspace: str | None, name: str) -> str:
+        model, _, version = name.rpartition("/")
+        query = {"name": model, "version": version}
+        answer = self._api.ask_mlflow("GET", self._mlflow_name(workspace), "model-versions/get", **query)
+        return _snapshot(answer.get("model_version") or {})
+
+    def _mlflow_name(self, workspace: str | None) -> str:
+        return str(self._api.get(f"/workspaces/{self._name(workspace)}")["name"])
+
     def _name(self, workspace: str | None) -> str:
         return segment(workspace or self._api.settings.workspace)
+
+
+def _snapshot(tagged: Mapping[str, Any]) -> str:
+    """The version that tags of MLflow's name; empty where they name none."""
+    tags = {tag.get("key"): tag.get("value") for tag in tagged.get("tags", [])}
+    return str(tags.get(TAG_SNAPSHOT) or "")
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> str:

@@ -95,6 +95,7 @@ async def test_a_run_names_the_version_that_ran(maestro: Maestro, tmp_path: Path
         listed = json.loads(maestro_cli("--json"))
         assert [sorted(one["runs"]) for one in listed] == [[], ["broken", "changed", "clean"]]
         assert "+      y = 2" in maestro_cli("--diff", version["address"][:12], new[:12])
+        assert json.loads(maestro_cli("--show", "run:clean"))["cells"][0]["source"] == first
         maestro_cli("--restore", new[:12])
         restored = json.loads((tmp_path / f"work ({new[:12]}).ipynb").read_text())
         assert [cell["source"] for cell in restored["cells"]] == [first, "y = 2"]

@@ -524,6 +524,45 @@ def test_what_is_kept_about_a_workspace_is_shown_and_exported(signed_in: Service
     assert run("export", "demo", "--format=csv").exit_code != 0
 
 
+def test_versions_name_their_runs_and_models_and_are_named_by_them(signed_in: Service) -> None:
+    place, old, new = "/workspaces/demo", "a" * 64, "b" * 64
+    signed_in.on("GET", place, (200, SHOWN))
+    saves = [
+        {"path": "a.ipynb", "address": one, "author": "ann", "launch_id": "l1", "cells": 1, "size": 9,
+         "saved_at": "2026-01-04T08:00:00Z"} for one in (new, old)
+    ]  # fmt: skip
+    signed_in.on("GET", f"{place}/snapshots?limit=50", (200, {"snapshots": saves}))
+    tags = [{"key": "maestro.snapshot", "value": old}]
+    ran = {"info": {"run_id": "r1", "run_name": "first"}, "data": {"tags": tags}}
+    model = {"name": "churn", "version": "3", "run_id": "r1", "tags": tags}
+    signed_in.on("POST", f"{MLFLOW}/experiments/search", (200, {"experiments": [{"experiment_id": "3"}]}))
+    signed_in.on("POST", f"{MLFLOW}/runs/search", (200, {"runs": [ran]}))
+    signed_in.on("GET", f"{MLFLOW}/model-versions/search?max_results=1000", (200, {"model_versions": [model]}))
+    listed = json.loads(run("version", "demo", "--json").stdout)
+    assert [(one["runs"], one["models"]) for one in listed] == [([], []), (["first"], ["churn/3"])]
+    printed = run("version", "demo").stdout.splitlines()
+    assert printed[0].split()[-1] == "models" and printed[-1].split()[-2:] == ["first", "churn/3"]
+
+    signed_in.on("GET", f"{MLFLOW}/model-versions/get?name=churn&version=3", (200, {"model_version": model}))
+    signed_in.on("GET", f"{MLFLOW}/runs/get?run_id=first", (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}))
+    signed_in.on("GET", f"{MLFLOW}/model-versions/get?name=other&version=1", (404, {}))
+    notebook = {"cells": [], "nbformat": 4}
+    signed_in.on("GET", f"{place}/snapshots/{old}", (200, {"address": old, "notebook": notebook}))
+    for name in ("model:churn/3", "run:first"):
+        assert json.loads(run("version", "demo", "--show", name).stdout) == notebook
+    refused = run("version", "demo", "--show", "model:other/1")
+    assert refused.exit_code != 0 and "model:other/1 is not in this workspace's MLflow" in refused.stderr
+
+
+def test_a_workspace_says_whether_executed_cells_become_runs(signed_in: Service) -> None:
+    signed_in.on("GET", "/workspaces/demo", (200, SHOWN))
+    signed_in.on("PATCH", "/workspaces/demo", (200, {**SHOWN, "settings": {"capture": "always"}}))
+    assert "where somebody asks for it" in run("capture", "demo").stdout
+    assert "one for each stretch of cells. It counts for servers" in run("capture", "demo", "always").stdout
+    assert asked(signed_in)[-1] == ("PATCH", "/workspaces/demo", {"capture": "always"})
+    assert run("capture", "demo", "sometimes").exit_code == 2
+
+
 def test_other_peoples_words_cannot_drive_the_terminal(signed_in: Service) -> None:
     shown = {
         "workspace_id": "w", "name": "demo", "description": "[red]x[/red]\x1b[2J", "personal": False, "role": "owner",

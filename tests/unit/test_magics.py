@@ -407,9 +407,12 @@ def test_the_runs_of_this_notebook_are_a_table(cells: Cells, monkeypatch: pytest
     monkeypatch.setattr(kernel, "notebook_path", lambda: "a.ipynb")
     assert cells.run("%mlflow_runs") == "This notebook has no run yet."
     cells.run("%%mlflow_run <b>one</b> --tags maestro.notebook=a.ipynb\nimport mlflow\nmlflow.log_param('lr', 0.1)")
-    assert "lr=0.1" in cells.run("%mlflow_runs -n 5")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("<i>churn")
+    client.create_model_version("<i>churn", f"runs:/{cells.last_run.info.run_id}/m", cells.last_run.info.run_id)
+    assert re.search(r"lr=0\.1 .* <i>churn/1", cells.run("%mlflow_runs -n 5"))
     shown = MlflowMagics(cells.shell).runs.list(5)._repr_html_()
-    assert "&lt;b&gt;one&lt;/b&gt;" in shown and "<b>" not in shown
+    assert "&lt;b&gt;one&lt;/b&gt;" in shown and "<b>" not in shown and "&lt;i&gt;churn/1" in shown
 
 
 def test_two_runs_stand_side_by_side(cells: Cells) -> None:
