@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maestro_core.jobs import JobStatus
 
-from .clock import now
 from .tables import job, job_attempt, job_code, job_log, job_output, launch, snapshot
 
+#: of one attempt's log that are kept, however short they are
+_PIECES = 4000
 _OPEN = job.c.ended_at.is_(None)
 _ACTIVE = job.c.status.in_((JobStatus.STARTING.value, JobStatus.RUNNING.value))
 
@@ -106,11 +107,17 @@ class JobRepository:
         await self._db.execute(update(job).where(job.c.id == job_id, _OPEN).values(**values))
 
     async def waiting(self, moment: datetime, limit: int) -> list[JobRow]:
-        """Those whose time has come, the oldest first."""
+        """Those whose time has come, the oldest first.
+
+        Where there are more than ``limit``, each person's oldest come in: nobody's thousand keep out another's one.
+        """
         due = job.c.not_before.is_(None) | (job.c.not_before <= moment)
-        return await self._many(
-            _OPEN, job.c.status == JobStatus.QUEUED.value, due, order=(job.c.created_at, job.c.id), limit=limit
-        )
+        turn = func.row_number().over(partition_by=(job.c.user, job.c.user_created), order_by=job.c.created_at)
+        queued = select(job.c.id, job.c.created_at, turn.label("turn"))
+        queued = queued.where(_OPEN, job.c.status == JobStatus.QUEUED.value, due)
+        mine = queued.subquery()
+        chosen = select(mine.c.id).order_by(mine.c.turn, mine.c.created_at).limit(limit)
+        return await self._many(job.c.id.in_(chosen), order=(job.c.created_at, job.c.id))
 
     async def active(self) -> list[JobRow]:
         """Those that start or run."""
@@ -133,19 +140,17 @@ class JobRepository:
         """How many of a person's are not over."""
         return await self._count(_OPEN, job.c.user == user, job.c.user_created == created)
 
-    async def open_in(self, workspace_id: str) -> list[JobRow]:
-        """Those of a workspace that are not over."""
-        return await self._many(_OPEN, job.c.workspace_id == workspace_id)
+    async def count_since(self, user: str, created: str, since: datetime) -> int:
+        """How many a person has queued since a moment."""
+        return await self._count(job.c.user == user, job.c.user_created == created, job.c.created_at > since)
 
     async def newest(
-        self, *, workspace_id: str | None = None, user: tuple[str, str] | None = None, limit: int, still: bool = False
+        self, *, workspace_id: str | None = None, user: tuple[str, str] | None = None, limit: int
     ) -> list[JobRow]:
-        """The newest first; ``still``: those alone that are not over."""
+        """Those of a workspace, of a person, or all; the newest first."""
         conditions = [] if workspace_id is None else [job.c.workspace_id == workspace_id]
         if user is not None:
             conditions += [job.c.user == user[0], job.c.user_created == user[1]]
-        if still:
-            conditions.append(_OPEN)
         return await self._many(*conditions, limit=limit)
 
     async def of_sweep(self, sweep_id: str) -> list[JobRow]:
@@ -235,8 +240,13 @@ class JobRepository:
         """A piece at the end; what lies further back than ``keep`` bytes is forgotten, in whole pieces."""
         values = {"job_id": job_id, "attempt": attempt, "offset": offset, "length": len(body), "body": body}
         await self._db.execute(insert(job_log), values)
+        mine = and_(job_log.c.job_id == job_id, job_log.c.attempt == attempt)
+        newest = select(job_log.c.offset).where(mine).order_by(job_log.c.offset.desc()).offset(_PIECES).limit(1)
+        many = (await self._db.execute(newest)).scalar()
         old = job_log.c.offset + job_log.c.length <= offset + len(body) - keep
-        await self._db.execute(delete(job_log).where(job_log.c.job_id == job_id, job_log.c.attempt == attempt, old))
+        if many is not None:
+            old = old | (job_log.c.offset <= many)
+        await self._db.execute(delete(job_log).where(mine, old))
 
     async def log(self, job_id: str, attempt: int, offset: int, pieces: int) -> list[tuple[int, bytes]]:
         """Some pieces that reach beyond an offset, in order."""
@@ -269,10 +279,15 @@ class JobRepository:
         query = select(job.c.id).where(job.c.ended_at < before).order_by(job.c.ended_at).limit(limit)
         ids = list((await self._db.execute(query)).scalars())
         await self._forget(ids)
-        used = exists().where(job.c.workspace_id == job_code.c.workspace_id, job.c.address == job_code.c.address)
-        if ids:
-            await self._db.execute(delete(job_code).where(~used))
         return len(ids)
+
+    async def fit(self, user: str, created: str, most: int) -> None:
+        """Remove a person's oldest ones that are over, a tenth at a time, where they have more than ``most``."""
+        mine = and_(job.c.user == user, job.c.user_created == created)
+        if await self._count(mine) <= most:
+            return
+        query = select(job.c.id).where(mine, ~_OPEN).order_by(job.c.created_at).limit(most // 10)
+        await self._forget(list((await self._db.execute(query)).scalars()))
 
     async def forget_workspace(self, workspace_id: str) -> int:
         """Remove those of a workspace; how many that were."""
@@ -285,7 +300,10 @@ class JobRepository:
     async def _forget(self, ids: Collection[str]) -> None:
         for table in (job_log, job_output, job_attempt):
             await self._db.execute(delete(table).where(table.c.job_id.in_(ids)))
+        places = set((await self._db.execute(select(job.c.workspace_id).where(job.c.id.in_(ids)))).scalars())
         await self._db.execute(delete(job).where(job.c.id.in_(ids)))
+        used = exists().where(job.c.workspace_id == job_code.c.workspace_id, job.c.address == job_code.c.address)
+        await self._db.execute(delete(job_code).where(job_code.c.workspace_id.in_(places), ~used))
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -300,8 +318,3 @@ class JobRepository:
     async def _attempt(self, *conditions: Any) -> AttemptRow | None:
         row = (await self._db.execute(select(job_attempt).where(*conditions))).mappings().first()
         return None if row is None else AttemptRow(**row)
-
-
-def over(moment: datetime | None = None) -> dict[str, Any]:
-    """What is set of a job when it is over, beside its status."""
-    return {"ended_at": moment or now(), "not_before": None}

@@ -125,11 +125,6 @@ class LaunchRepository:
         rows = (await self._db.execute(_ACTIVE_OF, {"of_user": user, "of_created": created})).mappings()
         return [_row(row) for row in rows]
 
-    async def count_in(self, workspace_id: str) -> int:
-        """How many reserved and running launches a workspace has."""
-        query = select(func.count()).select_from(launch).where(ACTIVE, launch.c.workspace_id == workspace_id)
-        return int((await self._db.execute(query)).scalar_one())
-
     async def held_by_user(self) -> dict[tuple[str, str], Held]:
         """What every person (name and creation stamp) holds who has a reserved or running launch."""
         who = (launch.c.user, launch.c.user_created)

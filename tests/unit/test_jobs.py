@@ -13,6 +13,7 @@ import pytest
 from maestro_core.jobs import KEPT_LOG
 from maestro_hub_services.store import clock
 from maestro_hub_services.workspaces.domain import departures, job_queue
+from maestro_hub_services.workspaces.domain import jobs as domain_jobs
 from maestro_hub_services.workspaces.domain.schedules import next_time
 from maestro_hub_services.workspaces.job_board import JobBoard
 from maestro_hub_services.workspaces.runners import PATIENCE
@@ -210,6 +211,33 @@ class TestTheQueue:
         assert too_much["error"]["code"] in ("quota_exceeded", "profile_closed")
         closed = await jobs.queue(profile="gpu", status=403)
         assert closed["error"]["code"] == "profile_closed"
+
+    async def test_a_loop_fills_neither_the_queue_nor_the_store(
+        self, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(domain_jobs, "MAX_OPEN", 2)
+        monkeypatch.setattr(domain_jobs, "MAX_AN_HOUR", 3)
+        first = await jobs.queue()
+        await jobs.queue()
+        refused = await jobs.queue(status=403)
+        assert "2 jobs waiting or running" in refused["error"]["message"]
+        await jobs.call("ann", "POST", f"jobs/{first['job_id']}/cancel", status=200)
+        again = await jobs.queue()
+        await jobs.call("ann", "POST", f"jobs/{again['job_id']}/cancel", status=200)
+        refused = await jobs.queue(status=403)
+        assert "3 jobs within the last hour" in refused["error"]["message"]
+
+    async def test_one_persons_many_kinds_of_jobs_cost_few_decisions(
+        self, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_queue, "_DECISIONS", 1)
+        for _ in range(3):
+            await jobs.queue()
+        kinds = [await jobs.queue(queue=f"q{number}") for number in range(3)]
+        await jobs.turn()
+        waits = [(await jobs.job(kind["job_id"]))["waits"] for kind in kinds]
+        assert waits[1:] == ["waits: other jobs of yours wait before it"] * 2
+        assert "3 of 3" in waits[0]
 
     async def test_at_most_so_many_of_a_queue_run(self, jobs: Jobs) -> None:
         made = [await jobs.queue(max_concurrency=1, experiment="wine") for _ in range(2)]

@@ -155,7 +155,7 @@ class TestLaunches:
         assert ended.token_mac is None and ended.started_at is not None and ended.ended_at is not None
         async with store.read() as unit:
             assert await unit.launches.by_token("mac-1") is None
-            assert await unit.launches.active() == [] and await unit.launches.count_in(made.id) == 0
+            assert await unit.launches.active() == [] and await unit.launches.in_workspace(made.id) == []
 
     async def test_a_server_has_one_active_launch(self, store: Store) -> None:
         made = await workspace(store, "demo")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -26,8 +27,8 @@ from .schedules import next_time
 
 #: seconds between two looks where nothing rings
 INTERVAL = 3.0
-#: jobs that one look takes
-_LOOKED_AT = 1000
+#: jobs that one look takes, and decisions that one person's may cost in it
+_LOOKED_AT, _DECISIONS = 2000, 20
 #: seconds that a token lives beyond the runner's patience and its attempt's time-out
 _TOKEN_MARGIN = 300
 #: refusals that may be otherwise later
@@ -46,17 +47,18 @@ async def look(authority: Authority) -> None:
     await _follow_schedules(authority)
     async with authority.store.read() as unit:
         rows = await unit.jobs.waiting(now(), _LOOKED_AT)
-    board, same = authority.board, {}
+    board, same = authority.board, dict[Any, str]()
+    refused: Counter[tuple[str, str]] = Counter()
     board.waits = {job.id: board.waits[job.id] for job in rows if job.id in board.waits}
     for job in rows:
-        key = _key(job)
-        if key not in same:
+        key, who = _key(job), (job.user, job.user_created)
+        if key not in same and refused[who] < _DECISIONS:
             sentence = await _take(authority, job)
             if sentence is None:
                 board.waits.pop(job.id, None)
                 continue
-            same[key] = sentence
-        board.waits[job.id] = same[key]
+            same[key], refused[who] = sentence, refused[who] + 1
+        board.waits[job.id] = same.get(key, "other jobs of yours wait before it")
 
 
 def _key(job: JobRow) -> tuple[Any, ...]:

@@ -39,8 +39,8 @@ from .limits import standing_limits
 from .plans import asked_amounts, experiment_of
 from .schedules import check_schedule
 
-#: of one person, waiting and running
-MAX_OPEN = 1000
+#: of one person: waiting and running; queued within an hour; kept, with those that are over
+MAX_OPEN, MAX_AN_HOUR, MAX_KEPT = 1000, 2000, 5000
 MAX_LISTED = 500
 #: that are removed at a time
 _FORGOTTEN = 200
@@ -92,12 +92,7 @@ async def queue_job(
     workspace = standing.workspace
     if standing.role is None or not workspace.open:
         raise MaestroError("conflict", f"{workspace.shown_name} takes no jobs from you; be a member of an open one.")
-    if await unit.jobs.count_open(user.name, user.created) >= MAX_OPEN:
-        raise MaestroError(
-            "quota_exceeded",
-            f"You have {MAX_OPEN} jobs waiting or running, the most for one person; queue more when some have ended.",
-            {"limit": "jobs", "value": MAX_OPEN},
-        )
+    await _check_count(unit, user)
     ask = _ask_of(spec)
     await _check_possible(authority, unit, user, workspace, ask)
     experiment = experiment_of(parse_ask({**ask, "mlflow_experiment": spec.experiment}), workspace, standing.role)
@@ -131,6 +126,23 @@ async def queue_job(
         schedule=spec.schedule,
     )  # fmt: skip
     return job
+
+
+async def _check_count(unit: Unit, user: UserRef) -> None:
+    """A loop fills neither the queue nor the store.
+
+    Raises:
+        MaestroError: ``quota_exceeded``.
+    """
+    if await unit.jobs.count_open(user.name, user.created) >= MAX_OPEN:
+        said, most = f"You have {MAX_OPEN} jobs waiting or running", MAX_OPEN
+    elif await unit.jobs.count_since(user.name, user.created, now() - timedelta(hours=1)) >= MAX_AN_HOUR:
+        said, most = f"You queued {MAX_AN_HOUR} jobs within the last hour", MAX_AN_HOUR
+    else:
+        return await unit.jobs.fit(user.name, user.created, MAX_KEPT)
+    raise MaestroError(
+        "quota_exceeded", f"{said}, the most for one person; queue more later.", {"limit": "jobs", "value": most}
+    )
 
 
 def _ask_of(spec: JobSpec) -> dict[str, Any]:

@@ -43,12 +43,13 @@ async def archive_workspace(authority: Authority, caller: Caller, name: str) -> 
         workspace = standing.workspace
         if not workspace.open:
             return
-        running = await unit.launches.count_in(workspace.id)
-        if running:
+        kinds = [launch.kind for launch in await unit.launches.in_workspace(workspace.id)]
+        if running := len(kinds):
+            what = kinds[0] if len(set(kinds)) == 1 else "server or job"
+            shown = f"{what} runs" if running == 1 else f"{what.replace(' or', 's or')}s run"
             raise MaestroError(
                 "conflict",
-                f"{running} server{'s run' if running > 1 else ' runs'} in {workspace.name}; stop them first, then "
-                "archive it.",
+                f"{running} {shown} in {workspace.name}; stop them first, then archive it.",
                 {"workspace": workspace.name, "in_use": running},
             )
         await unit.workspaces.archive(workspace.id, caller.name)
