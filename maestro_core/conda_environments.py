@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from .conda import conda_channel
 from .conda_files import check_subdir
-from .environments import MAX_LOCKED, MAX_REASON, TITLES, Kind, merged_by_name
+from .environments import MAX_LOCKED, TITLES, HistoryLine, Kind, merged_by_name
 from .packages import PYPI, package_name
 from .workspace_settings import MAX_PACKAGES, check_requirement
 
@@ -179,13 +179,8 @@ class CondaChange(BaseModel):
     add: Specs = ()
     remove: Names = ()
     channels: ChannelNames = ()
-    reason: str = Field(default="", max_length=MAX_REASON)
+    reason: HistoryLine = ""
     built: CondaBuilt | None = None
-
-    @field_validator("reason")
-    @classmethod
-    def _reason(cls, value: str) -> str:
-        return "".join(sign if sign.isprintable() else " " for sign in value)
 
     @model_validator(mode="after")
     def _something(self) -> CondaChange:

@@ -15,11 +15,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .errors import MaestroError
-from .packages import normal_name
+from .packages import normal_name, normal_version
 from .workspace_settings import MAX_PACKAGES, check_requirement
 
 #: what manages the packages of a record; what people call such a record
@@ -48,6 +47,12 @@ def _requirements(value: Any) -> Any:
     return tuple(check_requirement(entry) for entry in value) if isinstance(value, list | tuple) else value
 
 
+def _line(value: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in value)
+
+
+#: why a version was made, in one line
+HistoryLine = Annotated[str, Field(max_length=MAX_REASON), AfterValidator(_line)]
 Target = Annotated[str, BeforeValidator(_target)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Requirements = Annotated[tuple[str, ...], BeforeValidator(_requirements)]
@@ -76,10 +81,7 @@ class LockedPackage(BaseModel):
     @field_validator("version")
     @classmethod
     def _version(cls, value: str) -> str:
-        try:
-            return str(Version(value))
-        except InvalidVersion:
-            raise ValueError(f"{value!r} is no version") from None
+        return normal_version(value)
 
     @field_validator("hashes")
     @classmethod
@@ -124,13 +126,8 @@ class EnvironmentChange(BaseModel):
     parent: int | None = Field(default=None, ge=0)
     add: Requirements = Field(default=(), max_length=MAX_PACKAGES)
     remove: Names = Field(default=(), max_length=MAX_PACKAGES)
-    reason: str = Field(default="", max_length=MAX_REASON)
+    reason: HistoryLine = ""
     built: Built | None = None
-
-    @field_validator("reason")
-    @classmethod
-    def _reason(cls, value: str) -> str:
-        return "".join(sign if sign.isprintable() else " " for sign in value)
 
     @model_validator(mode="after")
     def _something(self) -> EnvironmentChange:

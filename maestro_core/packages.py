@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Protocol
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -101,6 +101,18 @@ def normal_name(text: object) -> str:
     except InvalidName:
         hint = "" if text.isascii() else "; it has a letter that only looks like a-z"
         raise ValueError(f"{shown!r} is no package name: a-z, 0-9, '-', '_' and '.' make one{hint}") from None
+
+
+def normal_version(text: str) -> str:
+    """The one spelling of a version (PEP 440).
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return str(Version(text))
+    except InvalidVersion:
+        raise ValueError(f"{text[:60]!r} is no version; write one like '1.24.0'") from None
 
 
 def package_name(text: object, channel: str | None = PYPI) -> str:

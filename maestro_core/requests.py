@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from .errors import MaestroError
 from .near_miss import near_miss
-from .packages import PYPI, Action, Level, check_channel, normal_name, parse_rule_text
+from .packages import PYPI, Action, Level, check_channel, normal_name, normal_version, parse_rule_text
 
 #: requests of one person that may be pending at the same time
 MAX_PENDING = 20
@@ -196,10 +196,7 @@ class ForceSpec(BaseModel):
     @field_validator("version")
     @classmethod
     def _version(cls, value: str) -> str:
-        try:
-            return str(Version(value))
-        except InvalidVersion:
-            raise ValueError(f"{value[:60]!r} is no version; name the one of the file, like '1.24.0'") from None
+        return normal_version(value)
 
 
 class Forced(BaseModel):

@@ -7,13 +7,13 @@ large, and nothing of ours should depend on what importing them does.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from .ask_python import ask_python
 
 #: `create_command` and `parse_args` are pip's private names; test_index.py watches that they go on working
 _ASK_PIP = """
@@ -23,7 +23,6 @@ told, _ = create_command("download").parse_args([])
 names = ("index_url", "extra_index_urls", "find_links", "no_index", "trusted_hosts", "cert", "client_cert", "proxy")
 print(json.dumps({name: getattr(told, name, None) for name in names}))
 """
-_TIMEOUT_SECONDS = 30
 
 
 class PipConfigError(Exception):
@@ -58,7 +57,7 @@ async def read_pip_config() -> PipConfig:
     """
     said = ""
     for python in _pythons():
-        code, out, said = await _run(python)
+        code, out, said = await ask_python(python, _ASK_PIP)
         if code == 0:
             return _read(out)
     hint = said.strip().splitlines()[-1:] or ["no answer"]
@@ -73,27 +72,6 @@ def _pythons() -> Iterator[str]:
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}"
     if base.exists() and str(base) != sys.executable:
         yield str(base)
-
-
-async def _run(python: str) -> tuple[int, bytes, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JUPYTERHUB_"))}
-    process = await asyncio.create_subprocess_exec(
-        python,
-        "-I",
-        "-c",
-        _ASK_PIP,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, error = await asyncio.wait_for(process.communicate(), _TIMEOUT_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return 1, b"", "it took longer than 30 s"
-    return process.returncode or 0, out, error.decode(errors="replace")
 
 
 def _read(out: bytes) -> PipConfig:

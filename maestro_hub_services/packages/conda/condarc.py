@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from ..ask_python import ask_python
+
 _log = logging.getLogger(__name__)
 
 #: `_channel_configuration` is the library's private name; test_conda_channels.py watches that it goes on working
@@ -29,7 +31,6 @@ config = Config.load_from_default_locations("rattler")
 alias = config.channel_config._channel_configuration.channel_alias
 print(json.dumps({"alias": str(alias), "mirrors": {str(key): list(value) for key, value in config.mirrors.items()}}))
 """
-_TIMEOUT_SECONDS = 30
 _NAMES = (".condarc", "condarc", "condarc.d")
 
 
@@ -127,25 +128,9 @@ def _address(place: str) -> str:
 
 async def _ask_rattler() -> dict[str, Any]:
     nothing: dict[str, Any] = {"alias": "", "mirrors": {}}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JUPYTERHUB_"))}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-c",
-        _ASK_RATTLER,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, said = await asyncio.wait_for(process.communicate(), _TIMEOUT_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return nothing
-    if process.returncode != 0:
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
+    code, out, said = await ask_python(sys.executable, _ASK_RATTLER)
+    if code != 0:
+        last = said.strip().splitlines()[-1:]
         _log.warning("py-rattler could not be asked where conda channels lie: %s", *last or ["no answer"])
         return nothing
     return nothing | json.loads(out)
