@@ -1,6 +1,6 @@
 """What the worker of a job tells its kernel: the job's run, and how the job ended.
 
-The file is written by ``server_extension.jobs``, perhaps while the kernel runs: MLflow may have been away before.
+The file is written by ``server_extension.jobs``, the end while the kernel still runs.
 """
 
 from __future__ import annotations

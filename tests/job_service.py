@@ -100,10 +100,12 @@ class JobServiceStub:
         return 200, {}
 
     def _create(self, body: Any) -> dict[str, Any]:
-        run_id = f"run{next(self._numbers)}"
+        tags = {tag["key"]: tag["value"] for tag in body["tags"]}
+        run_id = tags.pop("maestro.run_id", "") or f"run{next(self._numbers)}"
+        if run_id in self.runs:
+            return {"info": self.runs[run_id]["info"]}
         info = {"run_id": run_id, "status": "RUNNING", "run_name": body["run_name"], "start_time": body["start_time"]}
         info["artifact_uri"] = f"mlflow-artifacts:/1/{run_id}/artifacts"
-        tags = {tag["key"]: tag["value"] for tag in body["tags"]}
         self.runs[run_id] = {
             "info": info, "tags": tags, "params": {}, "metrics": {}, "experiment": body["experiment_id"],
         }  # fmt: skip

@@ -6,9 +6,12 @@ Nothing here stops a job. While MLflow is away the run is opened later, with the
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +23,7 @@ from maestro_core.experiments import (
     TAG_MLFLOW_USER,
     TAG_NOTEBOOK,
     TAG_REASON,
+    TAG_RUN_ID,
     TAG_SNAPSHOT,
     TAG_USER,
     TAG_WORKSPACE,
@@ -33,10 +37,11 @@ ANSWER_SECONDS = 20.0
 _MANY_PARAMS, _MANY_METRICS, _MAX_VALUE = 100, 1000, 6000
 #: runs of a notebook whose metrics are looked at
 _MANY_RUNS = 1000
-#: tags by which a run is known, whose creation was not answered
-_OWN = ("maestro.job", "maestro.attempt", "maestro.sweep")
+#: a name space (RFC 9562, version 5) of ours: ids of sweeps' runs are made of the sweeps' own
+_SWEEPS = uuid.UUID("6f2f2a0e-7d0c-5b0c-9f5e-3a1c1d5b8e47")
 #: bytes of an artifact
 _MAX_ARTIFACT = 100 * 1024 * 1024
+log = logging.getLogger("maestro")
 
 
 class NoTracking(Exception):
@@ -59,7 +64,7 @@ class Run:
         order: what runs. environ: the worker's.
 
     Attributes:
-        run_id, parent_run: once they are known.
+        planned_id: which id it will have. run_id, parent_run: once they are there.
     """
 
     def __init__(self, order: Order, environ: Mapping[str, str]) -> None:
@@ -73,7 +78,7 @@ class Run:
         self._began = _now()
         self._experiment = ""
         self._artifacts = ""
-        self._unsure = False
+        self.planned_id = uuid.uuid4().hex
         self._has_params = not order.parameters
         self.run_id: str | None = None
         self.parent_run: str | None = order.parent_run
@@ -95,11 +100,11 @@ class Run:
             self._experiment = await self._experiment_id()
         if self.parent_run is None and self._order.open_parent is not None:
             wanted = self._order.open_parent
-            # an earlier worker may have made it, and ended before it could say so
-            made = await self._made(str(wanted["name"]), dict(wanted.get("tags") or {}), look=True)
+            tags = dict(wanted.get("tags") or {})
+            made = await self._create(_id_of(tags), str(wanted["name"]), tags)
             self.parent_run = str(made["run_id"])
         if self.run_id is None:
-            made = await self._made(self._order.name, self._tags())
+            made = await self._create(self.planned_id, self._order.name, self._tags())
             self._artifacts = str(made.get("artifact_uri", ""))
             self.run_id = str(made["run_id"])
         if not self._has_params:
@@ -194,25 +199,16 @@ class Run:
         answer = await self._call("GET", f"mlflow/experiments/get-by-name?experiment_name={quote(name, safe='')}", None)
         return str(answer["experiment"]["experiment_id"])
 
-    async def _made(self, name: str, tags: Mapping[str, str], look: bool = False) -> dict[str, Any]:
-        """A run of these tags: the one whose answer got lost, if there is such a one, else a new one."""
-        wanted = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in sorted(tags) if key in _OWN)
-        if wanted and (look or self._unsure):
-            answer = await self._post("runs/search", experiment_ids=[self._experiment], filter=wanted, max_results=1000)
-            for run in answer.get("runs", []):
-                of_job = any(tag["key"] == "maestro.job" for tag in run.get("data", {}).get("tags", []))
-                if of_job == ("maestro.job" in tags):  # a sweep's own run is no job's
-                    return dict(run["info"])
-        self._unsure = True
+    async def _create(self, run_id: str, name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+        """Create a run under an id of ours, so that it is one however often it is asked for."""
         answer = await self._post(
             "runs/create",
             experiment_id=self._experiment,
             user_id=self._environ.get("MAESTRO_USER", ""),
             run_name=name,
             start_time=self._began,
-            tags=[{"key": key, "value": str(value)[:5000]} for key, value in tags.items()],
+            tags=[{"key": key, "value": str(value)[:5000]} for key, value in {**tags, TAG_RUN_ID: run_id}.items()],
         )
-        self._unsure = False
         return dict(answer["run"]["info"])
 
     def _tags(self) -> dict[str, str]:
@@ -261,6 +257,38 @@ class Run:
             raise NoTracking(f"MLflow's {what}: {type(error).__name__}") from None
 
 
+def send_journals(environ: Mapping[str, str]) -> None:
+    """Send what the notebook could not tell MLflow, which kept it on the launch's disk. Blocks.
+
+    Args:
+        environ: of this process, as the kernel had it.
+
+    Raises:
+        NoTracking: something of this launch is left.
+    """
+    place, launch = Path(environ.get("MAESTRO_TRACKING_SPOOL", "")), environ.get("MAESTRO_LAUNCH_ID", "")
+    if not place.is_absolute() or not place.is_dir() or not any(place.iterdir()):
+        return
+    from ipython_magics.spool.leftovers import send_leftovers, sender_of_launch
+
+    try:
+        if (sender := sender_of_launch()) is None or send_leftovers(sender, place, launch, log):
+            return
+    except OSError as error:  # a journal that is broken, or somebody else's
+        log.warning("Maestro: what waits for MLflow cannot be read: %s", error)
+        return
+    if any(_launch_of(one) == launch for one in place.iterdir()):
+        raise NoTracking("MLflow does not take yet what the notebook logged")
+
+
+def _launch_of(journal: Path) -> str:
+    """Whose journal it is; others' are no matter of this job."""
+    try:
+        return str(json.loads((journal / "owner").read_text()).get("launch", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 class Told:
     """What the kernel is told of the job: its run, under which the notebook's own runs go, and its end.
 
@@ -282,6 +310,12 @@ class Told:
             os.replace(draft, self._path)
         except OSError:
             return
+
+
+def _id_of(tags: Mapping[str, str]) -> str:
+    """Of a sweep's own run: the same for each of its jobs, since an earlier one may have died before it told it."""
+    sweep = tags.get("maestro.sweep")
+    return uuid.uuid5(_SWEEPS, sweep).hex if sweep else uuid.uuid4().hex
 
 
 def _now() -> int:

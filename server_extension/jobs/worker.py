@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from .script import Script
 from .service import JobService, NotAnswered
 from .spool import Spool
 from .summary import Summary
-from .tracking import NoTracking, Run, Told
+from .tracking import NoTracking, Run, Told, send_journals
 
 #: seconds between signs of life, between pieces of the log, between two states of the notebook
 BEAT_SECONDS, LOG_SECONDS, NOTEBOOK_SECONDS = 5.0, 1.0, 2.0
@@ -207,7 +207,11 @@ class Worker:
             end = await self._whose_wish(end)
         self._listen()  # nbclient has put its own handlers away, and with them ours
         text = await self._keep_notebook(order)
-        metrics = await self._end_run(order, end, text)
+        try:
+            metrics = await self._end_run(order, end, text)
+        except Exception as error:  # whatever MLflow says, the job's end is told
+            print(f"maestro-job: {type(error).__name__}: {error}", file=sys.stderr)
+            metrics = {}
         if end.reason:
             self._spool.say(f"{end.reason}\n")
         if text is not None:
@@ -249,6 +253,7 @@ class Worker:
 
         async def close() -> None:
             nonlocal metrics
+            await asyncio.to_thread(send_journals, os.environ)
             if text is not None:
                 with contextlib.suppress(NoTracking):
                     await run.open()
@@ -259,17 +264,18 @@ class Worker:
             self._spool.say("MLflow does not answer, so the job's run could not be ended as it should.\n")
         return metrics
 
-    async def _insist(self, do: Callable[[], Awaitable[None]], patience: float) -> bool:
+    async def _insist(self, do: Callable[[], Coroutine[Any, Any, None]], patience: float) -> bool:
         """Do it until it succeeds, is refused, or this has tried long enough; whether it succeeded."""
         began, pause = time.monotonic(), FIRST_PAUSE
         while True:
+            hurry = self._signalled or self._unwanted
             try:
-                await do()
+                await asyncio.wait_for(do(), HURRY_SECONDS if hurry else None)
                 return True
-            except (NotAnswered, NoTracking) as error:
-                print(f"maestro-job: {error}", file=sys.stderr, flush=True)
-                patient = HURRY_SECONDS if self._signalled or self._unwanted else patience
-                if error.refused or time.monotonic() - began > patient:
+            except (NotAnswered, NoTracking, TimeoutError) as error:
+                print(f"maestro-job: {error or type(error).__name__}", file=sys.stderr, flush=True)
+                over = time.monotonic() - began > (HURRY_SECONDS if hurry else patience)
+                if over or getattr(error, "refused", False):
                     return False
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -363,12 +369,11 @@ class Worker:
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
-        self._tell_kernel()
         self._told_of.set()
 
     def _tell_kernel(self) -> None:
-        if self._told is not None and self._run_id is not None:
-            self._told.tell(run=self._run_id)
+        if self._told is not None and self._run is not None and self._run.wanted:
+            self._told.tell(run=self._run.planned_id)
 
     # -- what the notebook tells --------------------------------------------------------------------------------------
 
@@ -381,7 +386,6 @@ class Worker:
 
     def _kernel_starts(self) -> None:
         self._listen()  # nbclient has put its own handlers in the place of ours
-        self._tell_kernel()
 
     def _ending(self, end: End) -> None:
         """The runs that are still active in the kernel end as the job does."""

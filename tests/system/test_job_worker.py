@@ -171,7 +171,7 @@ async def test_a_notebook_runs_with_its_parameters_and_everything_of_it_is_told(
         assert one.service.log.splitlines()[:2] == ["lr is 0.5 [64, 32]", "/workspace/sub beside /opt/maestro/env"]
         assert (one.workspace / "sub/result").read_text() == "done"
         kept = json.loads((one.workspace / "jobs/j-1/train.ipynb").read_text())
-        assert kept == one.service.notebooks[-1] == json.loads(one.service.artifacts["1/run1/artifacts/train.ipynb"])
+        assert kept == one.service.notebooks[-1] == json.loads(*one.service.artifacts.values())
         tags = [cell["metadata"].get("tags") for cell in kept["cells"]]
         assert tags[:2] == [["parameters"], ["injected-parameters"]]
         assert kept["cells"][1]["source"] == "# Parameters\nlr = 0.5\nsizes = [64, 32]"

@@ -144,7 +144,7 @@ class TestRun:
                 "run_name": f"inner {number}", "start_time": number, "experiment_id": "1",
                 "tags": [{"key": "maestro.launch", "value": "l-1"}],
             })  # fmt: skip
-            service.runs[f"run{number + 2}"]["metrics"]["loss"] = loss
+            service.runs[f"run{number + 1}"]["metrics"]["loss"] = loss
         assert await run.end(End("failed", "It broke.")) == {"loss": 0.25}
         assert {one["info"]["status"] for one in service.runs.values()} == {"FAILED"}
         assert service.runs[str(run.run_id)]["metrics"] == {"loss": 0.25}
