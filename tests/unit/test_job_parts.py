@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 import zstandard
 
+from ipython_magics.address import Address
+from ipython_magics.spool import leftovers
 from server_extension.jobs import output, parameters
 from server_extension.jobs.order import SUCCEEDED, End, Order
 from server_extension.jobs.service import NotAnswered
 from server_extension.jobs.spool import MOST_WAITING, Spool
-from server_extension.jobs.tracking import NoTracking, Run
+from server_extension.jobs.tracking import NoTracking, Run, send_journals
 from tests.job_service import TOKEN, JobServiceStub, job_service
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def notebook(*cells: tuple[str, list[str]]) -> Any:
@@ -153,3 +160,44 @@ class TestRun:
         run = self.run_of(JobServiceStub({}))
         await run.open()
         assert await run.end(SUCCEEDED) == {} and run.run_id is None
+
+
+#: a kernel that began a run while MLflow was away, and was killed
+LEFT = """
+import json, sys
+from pathlib import Path
+from ipython_magics.spool.journal import Journal
+journal = Journal.create(Path(sys.argv[1]), {"launch": sys.argv[2], "workspace": "demo"})
+journal.append({"call": "runs/set-tag", "body": {"run_id": "run0", "key": "kept", "value": "yes"}, "workspace": "demo"})
+"""
+
+
+class TestJournals:
+    """What the kernel kept while MLflow was away is sent before the job's end is told."""
+
+    def leave(self, place: Path, launch: str) -> None:
+        subprocess.run([sys.executable, "-c", LEFT, str(place), launch], check=True, cwd=ROOT, timeout=60)
+
+    def test_it_is_sent_by_the_worker_when_mlflow_is_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.leave(tmp_path, "l-1")
+        environ = {"MAESTRO_TRACKING_SPOOL": str(tmp_path), "MAESTRO_LAUNCH_ID": "l-1"}
+        monkeypatch.setenv("JUPYTERHUB_API_TOKEN", TOKEN)
+        with job_service({}) as service:
+            service.runs["run0"] = {"info": {"run_id": "run0"}, "tags": {}, "params": {}, "metrics": {}}
+            monkeypatch.setattr(leftovers, "TRACKING", Address.parse(service.mlflow_url))
+            service.mlflow_status = 503
+            with pytest.raises(NoTracking, match="does not take yet"):
+                send_journals(environ)
+            service.mlflow_status = 200
+            send_journals(environ)
+            assert service.runs["run0"]["tags"] == {"kept": "yes"} and not list(tmp_path.iterdir())
+
+    def test_anothers_journal_holds_up_no_job(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.leave(tmp_path, "l-other")
+        with job_service({}) as service:
+            service.mlflow_status = 503
+            monkeypatch.setattr(leftovers, "TRACKING", Address.parse(service.mlflow_url))
+            send_journals({"MAESTRO_TRACKING_SPOOL": str(tmp_path), "MAESTRO_LAUNCH_ID": "l-1"})
+            assert len(list(tmp_path.iterdir())) == 1
