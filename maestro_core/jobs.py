@@ -484,6 +484,14 @@ class JobView(BaseModel):
     ended_at: datetime | None = None
     next_at: datetime | None = None
 
+    @property
+    def why(self) -> str:
+        """Why it waits, or ended so; empty where there is nothing to say."""
+        reason, waits = self.reason or "", self.waits or ""
+        if self.status is not JobStatus.QUEUED or not waits:
+            return reason
+        return f"{reason.rstrip('.')}; {waits}" if reason else waits
+
 
 class JobList(BaseModel):
     """Jobs, the newest first; without their attempts."""

@@ -183,7 +183,7 @@ def job_table(found: list[JobView]) -> None:
     """Jobs as a table."""
     table(
         ["job", "name", "user", "workspace", "status", "progress", "for", ""],
-        [[j.job_id, j.name, j.user, j.workspace, j.status.value, progress(j), _for(j), why(j)] for j in found],
+        [[j.job_id, j.name, j.user, j.workspace, j.status.value, progress(j), _for(j), j.why] for j in found],
     )
 
 
@@ -199,7 +199,7 @@ def show_job(job: JobView) -> None:
         "job": f"{job.job_id} ({job.name})",
         "status": job.status.value,
         "progress": progress(job),
-        "why": why(job),
+        "why": job.why,
         "runs": f"{job.path}, version {job.snapshot[:12]}",
         "workspace": f"{job.workspace}, experiment {job.experiment}",
         "parameters": ", ".join(f"{name}={value}" for name, value in job.parameters.items()),
@@ -222,13 +222,6 @@ def progress(job: JobView) -> str:
     if found.phase != "running" and not job.status.over:
         return {"environment": "installs packages", "starting": "starts"}[found.phase]
     return f"cell {found.cell} of {found.cells}" if found.cells else "-"
-
-
-def why(job: JobView) -> str:
-    """Why it waits, or ended so."""
-    if job.status is JobStatus.QUEUED:
-        return "; ".join(part for part in (job.reason, job.waits) if part)
-    return job.reason or ""
 
 
 def _for(job: JobView) -> str:

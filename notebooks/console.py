@@ -54,5 +54,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def plain(text: str) -> str:
-    """A cell without terminal control codes: names and descriptions are other people's words (markup is off)."""
-    return "".join(char if char.isprintable() or char == "\t" else " " for char in text)
+    """Text without terminal control codes: names, descriptions and logs are other people's words (markup is off)."""
+    return "".join(char if char.isprintable() or char == "\t" else " " for char in click.unstyle(text))

@@ -565,13 +565,14 @@ def test_a_workspace_says_whether_executed_cells_become_runs(signed_in: Service)
 
 def test_other_peoples_words_cannot_drive_the_terminal(signed_in: Service) -> None:
     shown = {
-        "workspace_id": "w", "name": "demo", "description": "[red]x[/red]\x1b[2J", "personal": False, "role": "owner",
+        "workspace_id": "w", "name": "demo",
+        "description": "[red]x[/red]\x1b[2J\x1b[31my\x1b]0;z\x07", "personal": False, "role": "owner",
         "created_by": "ann", "created_at": "2026-01-01T00:00:00Z", "members": 1, "servers": {"used": 0, "limit": 3},
     }  # fmt: skip
     signed_in.on("GET", "/workspaces", (200, {"workspaces": [shown]}))
     printed = run("list").stdout
     assert "\x1b" not in printed
-    assert "[red]x[/red]" in printed
+    assert "[red]x[/red]y" in printed  # a colour leaves nothing of itself behind
 
 
 def test_every_command_explains_itself() -> None:

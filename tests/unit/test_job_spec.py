@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maestro_core.errors import MaestroError
-from maestro_core.jobs import DEFAULT_TIMEOUT, JobSpec, JobStatus, parse_seconds, retry_pause, show_seconds
+from maestro_core.jobs import DEFAULT_TIMEOUT, JobSpec, JobStatus, JobView, parse_seconds, retry_pause, show_seconds
 from maestro_core.models import read_model
 
 
@@ -83,3 +83,11 @@ def test_a_mistake_is_named(fields: dict[str, Any], sentence: str) -> None:
 def test_what_is_over_and_what_holds_something() -> None:
     assert [status.value for status in JobStatus if status.over] == ["succeeded", "failed", "cancelled"]
     assert [status.value for status in JobStatus if status.active] == ["starting", "running"]
+
+
+def test_why_a_job_waits_is_one_sentence() -> None:
+    job = JobView.model_construct(status=JobStatus.QUEUED, reason="Cell 4 raised ValueError: x.", waits="tries again")
+    assert job.why == "Cell 4 raised ValueError: x; tries again"
+    assert job.model_copy(update={"waits": None}).why == "Cell 4 raised ValueError: x."
+    assert job.model_copy(update={"status": JobStatus.FAILED}).why == "Cell 4 raised ValueError: x."
+    assert job.model_copy(update={"reason": None}).why == "tries again"

@@ -69,7 +69,7 @@ class JobsPage(Page):
     def _row(self, one: JobView) -> JobRow:
         return JobRow(
             self.links.job(one.job_id), one.name, one.user, one.workspace, status_of(one), progress_of(one),
-            took(one), why(one), views.moment(one.created_at),
+            took(one), one.why, views.moment(one.created_at),
         )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ class JobPage(Page):
             "progress": progress_of(job),
             "percent": percent_of(job),
             "took": took(job),
-            "why": why(job),
+            "why": job.why,
             "asks": job.resources.show() if job.resources else (job.profile or "the workspace's own amounts"),
             "timeout": show_seconds(job.timeout),
             "log": log.text,
@@ -182,13 +182,6 @@ def took(job: JobView) -> str:
     if job.started_at is None:
         return ""
     return show_seconds(((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds())
-
-
-def why(job: JobView) -> str:
-    """Why it waits, or ended so."""
-    if job.status is JobStatus.QUEUED:
-        return "; ".join(part for part in (job.reason, job.waits) if part)
-    return job.reason or ""
 
 
 def digest(job: JobView, log: LogChunk) -> str:
