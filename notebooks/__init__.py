@@ -12,6 +12,7 @@ from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace, WorkspaceMember
 from .package_requests import PackageRequests
 from .quotas import QuotaManager
+from .sweeps import SweepManager
 from .workspaces import WorkspaceManager
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PackageRequests",
     "QuotaManager",
     "ResourceConfig",
+    "SweepManager",
     "Workspace",
     "WorkspaceManager",
     "WorkspaceMember",

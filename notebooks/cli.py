@@ -17,6 +17,7 @@ from maestro_core import __version__
 from maestro_core.errors import MaestroError
 from maestro_core.jobs import JobView
 from maestro_core.resources import format_memory, parse_cpu, parse_gpu, parse_memory, show_memory
+from maestro_core.sweeps import SweepView
 from maestro_core.usage import LaunchUsage
 
 from .api import Api
@@ -26,6 +27,8 @@ from .cli_jobs import job_table, recent, show_job, watch
 from .cli_metadata import COMMANDS as METADATA
 from .cli_requests import COMMANDS as REQUESTS
 from .cli_security import advisories, security_scan
+from .cli_sweeps import recent as recent_sweeps
+from .cli_sweeps import show_sweep, sweep_table
 from .cli_sync import sync
 from .cli_versions import version
 from .console import HERE, RefusalGroup, as_json
@@ -38,6 +41,7 @@ from .launcher import NotebookLauncher
 from .models import NotebookSession, ResourceConfig, Workspace
 from .quotas import QuotaManager
 from .settings import check_url, config_path, write_config
+from .sweeps import SweepManager, is_sweep
 from .workspaces import WorkspaceManager, read_workspace_file
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -144,16 +148,18 @@ def launch(
 
 
 @main.command()
-@click.argument("session", required=False, metavar="[SESSION|JOB]")
+@click.argument("session", required=False, metavar="[SESSION|JOB|SWEEP]")
 @click.option("--all", "everyone", is_flag=True, help="Everybody's (admins).")
 @click.option("--watch", "watch_", is_flag=True, help="Show it again every 2 s; of a job: until it is over.")
 @as_json
 @click.pass_obj
 def status(connect: Callable[[], Api], session: str | None, everyone: bool, watch_: bool, json_: bool) -> None:
-    """Show your servers and jobs, or one by its id; with --json the servers ('maestro jobs' has the jobs)."""
+    """Show your servers, jobs and sweeps, or one by its id; with --json the servers ('maestro jobs' has the jobs)."""
     api = connect()
-    launcher, manager = NotebookLauncher(api=api), JobManager(api=api)
+    launcher, manager, sweeps = NotebookLauncher(api=api), JobManager(api=api), SweepManager(api=api)
     if json_:
+        if session and is_sweep(session):
+            return _print_json(sweeps.sweep(session).model_dump(mode="json"))
         if session and session.startswith("j-"):
             return _print_json(manager.job(session).model_dump(mode="json"))
         if session:
@@ -165,10 +171,15 @@ def status(connect: Callable[[], Api], session: str | None, everyone: bool, watc
             job = manager.job(session)
             show_job(job)
             return not job.status.over
+        if session and is_sweep(session):
+            sweep = sweeps.sweep(session)
+            show_sweep(sweep)
+            return not sweep.status.over
         if session:
             _print_session(launcher.status(session), False)
         else:
-            _everything(launcher.sessions(everyone), recent(manager.jobs(everyone=everyone)))
+            found = recent_sweeps(sweeps.sweeps(everyone=everyone))
+            _everything(launcher.sessions(everyone), recent(manager.jobs(everyone=everyone)), found)
         return True
 
     if watch_:
@@ -177,7 +188,7 @@ def status(connect: Callable[[], Api], session: str | None, everyone: bool, watc
         draw()
 
 
-def _everything(sessions: list[NotebookSession], jobs: list[JobView]) -> None:
+def _everything(sessions: list[NotebookSession], jobs: list[JobView], sweeps: list[SweepView]) -> None:
     if sessions:
         rows = [[s.session_id, s.user, s.workspace, s.status, s.resources.show(), s.notebook_url] for s in sessions]
         _table(["session", "user", "workspace", "status", "resources", "address"], rows)
@@ -186,6 +197,9 @@ def _everything(sessions: list[NotebookSession], jobs: list[JobView]) -> None:
     if jobs:
         _say("")
         job_table(jobs)
+    if sweeps:
+        _say("")
+        sweep_table(sweeps)
 
 
 @main.command()

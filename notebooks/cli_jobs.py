@@ -14,8 +14,10 @@ from maestro_core.errors import MaestroError
 from maestro_core.jobs import JobStatus, JobView, show_seconds
 
 from .api import Api
+from .cli_sweeps import started
 from .console import HERE, as_json, err, out, plain, print_json, say, table
 from .jobs import JobManager, parameter, read_job_file
+from .sweeps import SweepManager, is_sweep, read_sweep_file
 from .versions import write_copy
 
 #: jobs that are over are shown for so long by 'maestro status', and so many
@@ -32,6 +34,7 @@ _AMOUNTS = ("cpu", "memory", "gpu", "gpu_type")
 @click.option("--script", metavar="PATH", help="A Python script instead; sent along where it is.")
 @click.option("--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Can be given repeatedly.")
 @click.option("--config", metavar="FILE", help="A YAML file with all of it; options win over it.")
+@click.option("--sweep", metavar="FILE", help="A YAML file with a sweep: many sets of parameters.")
 @click.option("--name", metavar="NAME", help="Of the job and its run [default: the file's].")
 @click.option("--profile", metavar="P", help="A profile's name ('maestro profiles').")
 @click.option("--cpu", metavar="CORES", help="Cores: 2, 0.5, 500m.")
@@ -46,12 +49,12 @@ _AMOUNTS = ("cpu", "memory", "gpu", "gpu_type")
 @click.option("--schedule", metavar="CRON", help="Run at these times: '0 6 * * 1-5'.")
 @click.option("--timezone", metavar="ZONE", help="Of the schedule: Europe/Berlin [default: UTC].")
 @click.option("--tag", "tags", multiple=True, metavar="NAME=TEXT", help="Of its run; can be given repeatedly.")
-@click.option("--wait", is_flag=True, help="Show its log until it is over; fail if it does.")
+@click.option("--wait", is_flag=True, help="Show its log (a sweep: its trials) until it is over; fail if it does.")
 @as_json
 @click.pass_obj
 def queue(
-    connect: Callable[[], Api], /, workspace: str | None, config: str | None, parameters: tuple[str, ...],
-    tags: tuple[str, ...], queue_: str | None, wait: bool, json_: bool, **rest: Any,
+    connect: Callable[[], Api], /, workspace: str | None, config: str | None, sweep: str | None,
+    parameters: tuple[str, ...], tags: tuple[str, ...], queue_: str | None, wait: bool, json_: bool, **rest: Any,
 ) -> None:  # fmt: skip
     """Run a notebook or script without a browser, now or by a schedule.
 
@@ -60,7 +63,9 @@ def queue(
     What runs is the code as it is now. Without --notebook, --script and --config it is the workspace's entrypoint, else
     the notebook last used for the experiment.
     """
-    spec: dict[str, Any] = read_job_file(config) if config else {}
+    if config and sweep:
+        raise MaestroError("invalid_request", "Name --config (a job) or --sweep (many), not both.")
+    spec: dict[str, Any] = read_sweep_file(sweep) if sweep else read_job_file(config) if config else {}
     workspace = workspace or spec.pop("workspace", None)
     spec.pop("workspace", None)
     if rest["notebook"] or rest["script"]:
@@ -75,9 +80,13 @@ def queue(
     for key, given in (("parameters", map(parameter, parameters)), ("tags", map(_tag, tags))):
         if more := dict(given):
             spec[key] = {**(spec.get(key) or {}), **more}
+    file = None if rest["notebook"] or rest["script"] else sweep or config
+    base = Path(file).parent if file else None
+    if sweep:
+        sweeps = SweepManager(api=connect())
+        return started(sweeps, sweeps.start(workspace, base=base, **spec), wait, json_)
     manager = JobManager(api=connect())
-    own_file = rest["notebook"] or rest["script"]
-    job = manager.queue(workspace, base=Path(config).parent if config and not own_file else None, **spec)
+    job = manager.queue(workspace, base=base, **spec)
     if not wait:
         return print_json(job.model_dump(mode="json")) if json_ else _queued(job)
     if not json_:
@@ -151,14 +160,28 @@ def _write(text: str) -> None:
 @as_json
 @click.pass_obj
 def cancel(connect: Callable[[], Api], job: str, schedule: bool, json_: bool) -> None:
-    """End a job, at once while it waits, kindly while it runs."""
-    manager = JobManager(api=connect())
+    """End a job or sweep, at once while it waits, kindly while it runs."""
+    api = connect()
+    if is_sweep(job):
+        return _cancel_sweep(SweepManager(api=api), job, json_)
+    manager = JobManager(api=api)
     ended = manager.end_schedule(job) if schedule else manager.cancel(job)
     if json_:
         return print_json(ended.model_dump(mode="json"))
     if schedule:
         return say(f"The schedule of {ended.name} has ended.")
     say(f"{ended.name} is {ended.status.value}." if ended.status.over else f"{ended.name} is told to end.")
+
+
+def _cancel_sweep(manager: SweepManager, sweep_id: str, json_: bool) -> None:
+    ended = manager.cancel(sweep_id)
+    if json_:
+        return print_json(ended.model_dump(mode="json"))
+    say(
+        f"{ended.name} is {ended.status.value}."
+        if ended.status.over
+        else f"{ended.name} and its trials are told to end."
+    )
 
 
 @click.command()

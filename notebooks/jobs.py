@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from maestro_core.models import read_model
 from maestro_core.snapshots import MAX_CONTENT, stripped
 
 from .api import Api, segment
+from .settings import ClientSettings
+from .yaml_files import read_keys, read_value
 
-#: of a file that describes a job, and of one that it runs
-MAX_CONFIG, MAX_FILE = 64 * 1024, 64 * 1024 * 1024
+#: bytes of a file that runs
+MAX_FILE = 64 * 1024 * 1024
 #: seconds between two looks at a job that is followed
 _POLL = 1.0
 
@@ -51,15 +53,10 @@ class JobManager:
             MaestroError: ``invalid_request`` and others, about what is wrong in the spec; as the service refuses it.
         """
         name = workspace or self._api.settings.workspace
-        body = _with_content({key: value for key, value in spec.items() if value is not None}, base, self._here(name))
+        given = {key: value for key, value in spec.items() if value is not None}
+        body = with_content(given, base, here(self._api.settings, name))
         read_model(JobSpec, body)  # the service says the same, and later
         return self._read(self._api.post(f"/workspaces/{segment(name)}/jobs", body))
-
-    def _here(self, workspace: str) -> Path | None:
-        """The workspace's folder, where this runs in a server or job of that workspace."""
-        folder = os.environ.get("MAESTRO_WORKSPACE_DIR")
-        own = os.environ.get("MAESTRO_WORKSPACE") == workspace == self._api.settings.workspace
-        return Path(folder) if folder and own else None
 
     def jobs(self, workspace: str | None = None, *, everyone: bool = False, limit: int = 100) -> list[JobView]:
         """The jobs of a workspace, else one's own (for admins everybody's), the newest first.
@@ -149,18 +146,7 @@ def read_job_file(path: str | Path) -> dict[str, Any]:
     Raises:
         MaestroError: ``invalid_request`` for a file that cannot be read; what is wrong in it, by its name.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = yaml.safe_load(file.read(MAX_CONFIG).decode("utf-8"))
-    except OSError as error:
-        raise MaestroError("invalid_request", f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise MaestroError("invalid_request", f"{path} is not YAML{where}; mend it and try again.") from None
-    if not isinstance(data, Mapping):
-        raise MaestroError("invalid_request", f"{path} holds no keys; it starts with one like 'notebook:'.")
-    spec = {str(key): value for key, value in data.items()}
+    spec = read_keys(path)
     read_model(JobSpec, {key: value for key, value in spec.items() if key != "workspace"})
     return spec
 
@@ -175,7 +161,7 @@ def parameter(text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise MaestroError("invalid_request", f"{text[:60]!r} is no parameter; write it like lr=0.1.")
     try:
-        value = yaml.safe_load(written)
+        value = read_value(written)
     except (yaml.YAMLError, ValueError, RecursionError):
         value = written
     plain = isinstance(value, bool | int | float | str | list) or value is None
@@ -185,7 +171,14 @@ def parameter(text: str) -> tuple[str, Any]:
 # -- the file that runs -----------------------------------------------------------------------------------------------
 
 
-def _with_content(spec: dict[str, Any], base: Path | None, workspace: Path | None) -> dict[str, Any]:
+def here(settings: ClientSettings, workspace: str) -> Path | None:
+    """The workspace's folder, where this runs in a server or job of that workspace."""
+    folder = os.environ.get("MAESTRO_WORKSPACE_DIR")
+    own = os.environ.get("MAESTRO_WORKSPACE") == workspace == settings.workspace
+    return Path(folder) if folder and own else None
+
+
+def with_content(spec: dict[str, Any], base: Path | None, workspace: Path | None) -> dict[str, Any]:
     """The same with the file's content and its path below the workspace, where it is found here.
 
     Raises:

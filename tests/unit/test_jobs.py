@@ -16,7 +16,7 @@ from maestro_hub_services.workspaces.domain import departures, job_queue
 from maestro_hub_services.workspaces.domain import jobs as domain_jobs
 from maestro_hub_services.workspaces.domain.schedules import next_time
 from maestro_hub_services.workspaces.job_board import JobBoard
-from maestro_hub_services.workspaces.runners import PATIENCE
+from maestro_hub_services.workspaces.runners import PATIENCE, Ended
 from tests.job_kit import NOTEBOOK, Jobs, packed, running_jobs, save_notebook
 
 
@@ -270,6 +270,16 @@ class TestTheQueue:
         time.pass_by(11)
         await jobs.turn()
         assert (await jobs.job(job["job_id"]))["status"] == "starting"  # though it has no retries
+
+    async def test_one_that_a_kill_left_half_started_is_started_again(self, jobs: Jobs) -> None:
+        job = await jobs.queue()
+        await jobs.turn()
+        worker = await jobs.worker(job["job_id"])
+        jobs.runner.states[worker.plan.launch_id] = Ended(None, "its worker is gone, and did not say why")
+        _forget_everything(jobs)
+        await jobs.turn()
+        cut_off = await jobs.job(job["job_id"])
+        assert (cut_off["status"], cut_off["reason"]) == ("queued", "the service was stopped while it started")
 
     async def test_what_runs_without_a_launch_is_stopped_and_put_away(self, jobs: Jobs) -> None:
         jobs.runner.states["l-of-nobody"] = None

@@ -26,6 +26,7 @@ STOP_SECONDS = 10.0
 #: seconds for which the runner must not know a launch before it counts as gone
 MISSING_SECONDS = 5.0
 TIME = "time"
+CUT_OFF = "the service was stopped while it started"
 log = logging.getLogger("maestro.jobs")
 
 
@@ -57,7 +58,9 @@ async def _settle(authority: Authority, launch: LaunchRow, looked: Mapping[str, 
     board.missing.pop(launch.id, None)
     state = looked[launch.id]
     if state is not None:
-        await _over(authority, launch, f"its worker ended: {state.reason}")
+        # a kill of the service cut its start off: nothing had begun, and nobody knows an exit code
+        cut_off = state.code is None and launch.status is LaunchStatus.RESERVED
+        await _over(authority, launch, CUT_OFF if cut_off else f"its worker ended: {state.reason}", counts=not cut_off)
         _put_away(authority, launch.id, state)
         return
     async with authority.store.read() as unit:
@@ -98,7 +101,7 @@ async def _over(authority: Authority, launch: LaunchRow, reason: str, *, counts:
 async def _gone(authority: Authority, launch: LaunchRow) -> None:
     """Nobody knows it: the service was killed before it was started, or somebody took its process away."""
     began = launch.status is not LaunchStatus.RESERVED
-    reason = "its worker is gone" if began else "the service was stopped while it started"
+    reason = "its worker is gone" if began else CUT_OFF
     log.info("The job's launch %s ends: %s", launch.id, reason)
     await _over(authority, launch, reason, counts=began)
     authority.board.missing.pop(launch.id, None)
