@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 _ONE_SERVER = "access:servers!server="
+#: lets a token load registered models of the workspaces that its filters name (``...!server=ann/reef``)
+MODELS = "custom:maestro:models"
 
 
 def bound_servers(user: str, scopes: Collection[str]) -> tuple[str, ...] | None:
@@ -23,3 +25,12 @@ def bound_servers(user: str, scopes: Collection[str]) -> tuple[str, ...] | None:
     if not bound:
         return None
     return tuple(sorted(full.removeprefix(f"{user}/") for full in bound if full.startswith(f"{user}/")))
+
+
+def loadable_workspaces(user: str, scopes: Collection[str]) -> tuple[str, ...]:
+    """The workspaces of which a token loads models. A server's name is its workspace's, so a filter by server says it.
+
+    The scope without a filter names no workspace, and opens none.
+    """
+    start = f"{MODELS}!server={user}/"
+    return tuple(sorted(scope.removeprefix(start) for scope in scopes if scope.startswith(start)))

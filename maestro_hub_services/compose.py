@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from maestro_core.scopes import MODELS
+
 from .installation import SERVICES, Installation, data_path
 from .keys import key_path, make_private_directory, make_state_directory
 from .parent import PARENT_VARIABLE
@@ -31,6 +33,7 @@ SCOPES: dict[str, str] = {
     "custom:maestro:plan": "Machines: reserve launches (the spawner)",
     "custom:maestro:policy": "Machines: read the package policy (the package index)",
     "custom:maestro:authorize": "Machines: ask about membership (MLflow)",
+    MODELS: "Load registered models of the workspaces that the filters !server=<me>/<workspace> name",
     "custom:maestro:cull": "Machines: ask whether a server idles (the idle culler)",
 }
 #: people, never their notebook servers; who may review what is said in maestro.yaml
@@ -94,7 +97,7 @@ def add_roles(c: Any, admins: Iterable[str] = (), admin_groups: Iterable[str] = 
         admin_groups: Hub groups; the Hub makes those that do not exist.
     """
     c.JupyterHub.custom_scopes.update({scope: {"description": text} for scope, text in SCOPES.items()})
-    everyone = {*PEOPLE, *(f"access:services!service={name}" for name in SERVICES)}
+    everyone = {*PEOPLE, MODELS, *(f"access:services!service={name}" for name in SERVICES)}
     redefined = [role for role in _list(c.JupyterHub, "load_roles") if role["name"] == "user" and "scopes" in role]
     if redefined:  # then the Hub ignores extra_user_scopes
         redefined[0]["scopes"] = [*redefined[0]["scopes"], *sorted(everyone)]

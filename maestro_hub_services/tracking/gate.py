@@ -18,11 +18,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from maestro_core.experiments import version_page
 from maestro_core.jobs import JOB_MARK
+from maestro_core.roles import Role
+from maestro_core.workspaces import TrackingGrant
 
 from . import versions
 from .answers import Refused, error_json, page
 from .caller import CALLER, Caller
 from .identity import Hub, Identity, header_token
+from .loading import Registered, check_loading
 from .membership import Memberships, WorkspacesService
 from .routes import ACCOUNTS, REASONS, Access, Match, Table
 from .session import Cookies, forged
@@ -48,6 +51,8 @@ class MlflowServer(Protocol):
     async def ensure_workspace(self, name: str) -> None: ...
 
     async def made_by(self, workspace: str, address: str) -> list[versions.Made]: ...
+
+    async def registered(self, name: str) -> Registered: ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,9 @@ class Gate:
             raise Refused(403, REASONS[match.route.why])
         memberships = await behind.service.memberships(identity)
         caller = _caller(identity, match, memberships, _workspace_headers(request))
+        if identity.models and caller.workspace is not None:
+            registered = await behind.mlflow.registered(caller.workspace)
+            check_loading(match, caller.workspace, request.query_params.getlist("path"), registered)
         if caller.workspace is not None:
             await behind.mlflow.ensure_workspace(caller.workspace)
         return Admitted(match, caller)
@@ -153,7 +161,8 @@ class Gate:
             Refused: 404 for anybody else.
         """
         workspace = request.query_params.get("workspace", "")
-        if workspace not in await behind.service.memberships(identity):
+        grant = (await behind.service.memberships(identity)).get(workspace)
+        if grant is None or grant.experiment is not None or identity.models:  # those two see less than a member
             raise Refused(404, f"There is no workspace {workspace[:40]!r} that you belong to.")
         made = await behind.mlflow.made_by(workspace, address)
         title = f"Version {address[:12]} in {workspace}"
@@ -221,6 +230,12 @@ def _caller(identity: Identity, match: Match, memberships: Memberships, named: l
             not enough.
     """
     least = match.route.access.role
+    if identity.models:
+        if not match.route.loads:
+            raise Refused(
+                403, "This token loads registered models and does nothing else; use another one for the rest."
+            )
+        memberships = {name: _reading(one) for name, one in memberships.items() if name in identity.models}
     if least is None:
         return Caller(identity.user, match, memberships)
     name = match.values.get("workspace_name") or _one_workspace(named, memberships)
@@ -237,6 +252,10 @@ def _caller(identity: Identity, match: Match, memberships: Memberships, named: l
     elif not membership.role.covers(least):
         raise Refused(403, _too_low(match, name, membership.role.value, least.value))
     return Caller(identity.user, match, memberships, name, membership.role, membership.experiment)
+
+
+def _reading(grant: TrackingGrant) -> TrackingGrant:
+    return grant.model_copy(update={"role": Role.VIEWER})
 
 
 def _too_low(match: Match, workspace: str, role: str, least: str) -> str:

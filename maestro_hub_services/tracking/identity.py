@@ -2,7 +2,8 @@
 
 A token is accepted if it is a user's and holds ``access:services!service=mlflow``. A notebook server's token names its
 server in its scopes (``access:servers!server=<user>/<server>``) and holds nothing over the user's other servers; so a
-token that is narrowed to servers acts for those servers, and every other one for the person.
+token that is narrowed to servers acts for those servers, and every other one for the person. A token without that
+scope, but with ``custom:maestro:models!server=<user>/<workspace>``, loads registered models there (``loading.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from maestro_core.scopes import bound_servers
+from maestro_core.scopes import bound_servers, loadable_workspaces
 
 from .answers import Refused
 from .fresh import Fresh, Unreachable
@@ -30,10 +31,12 @@ class Identity:
     Attributes:
         user: the Hub's name for them.
         servers: names of the servers that the token is bound to, or None for the person themself.
+        models: the workspaces of which the token loads models, if that is all that it may do.
     """
 
     user: str
     servers: tuple[str, ...] | None
+    models: tuple[str, ...] = ()
 
 
 class Hub:
@@ -72,9 +75,12 @@ class Hub:
         if model.get("kind") != "user" or not isinstance(model.get("name"), str):
             raise Refused(403, "MLflow is for users; this token is a service's.")
         if not scopes & self._access:
-            raise Refused(
-                403, "This token may not enter MLflow; make one with the scope access:services!service=mlflow."
-            )
+            models = loadable_workspaces(model["name"], scopes)
+            if not models:
+                raise Refused(
+                    403, "This token may not enter MLflow; make one with the scope access:services!service=mlflow."
+                )
+            return Identity(model["name"], None, models)
         return Identity(model["name"], bound_servers(model["name"], scopes))
 
     async def _fetch(self, token: str) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from maestro_core.lifecycle import TrackingRemoved
 
 from ..settings import Settings
 from . import orphans, versions
+from .loading import Registered, locations
 from .removal import remove_workspace
 
 #: variables that MLflow must not find: a client's workspace, which would stand in for a missing header, and the
@@ -150,6 +151,10 @@ class LoadedMlflow:
         removed = await anyio.to_thread.run_sync(remove_workspace, self._workspaces, self._artifacts, name)
         self._seen.pop(name, None)
         return removed
+
+    async def registered(self, name: str) -> Registered:
+        """What the registry of a workspace names."""
+        return Registered.of(name, await anyio.to_thread.run_sync(locations, self._workspaces, name))
 
     async def launches_of_active_runs(self) -> list[str]:
         """The launches that runs name which MLflow takes to be running."""

@@ -75,6 +75,7 @@ class Route:
         why: of a closed route, a key of :data:`REASONS`.
         check: what the body is checked for besides, keys of ``rules.CHECKS`` with blanks between.
         confined: whether a viewer's server may call it, for its one experiment (``confine.py``).
+        loads: whether a token that loads registered models may call it (``loading.py``).
         streamed: also served by MLflow's streaming router, which lies outside the prefix.
     """
 
@@ -84,6 +85,7 @@ class Route:
     why: str = ""
     check: str = ""
     confined: bool = False
+    loads: bool = False
     streamed: bool = False
 
 
@@ -104,7 +106,7 @@ PAGES = (
     R("GET", "/static-files/<path:path>", PUBLIC),
     R("GET", "/health", PUBLIC),
     R("GET", "/version", SIGNED_IN),
-    R("GET", "/api/3.0/mlflow/server-info", SIGNED_IN, confined=True),
+    R("GET", "/api/3.0/mlflow/server-info", SIGNED_IN, confined=True, loads=True),
     R("GET", "/ajax-api/3.0/mlflow/ui-telemetry", SIGNED_IN),
     R("POST", "/ajax-api/3.0/mlflow/ui-telemetry", SIGNED_IN),
     R("GET", "/ajax-api/2.0/mlflow/gateway-proxy", SIGNED_IN),  # asked by each page of runs; answers: no endpoints
@@ -174,8 +176,8 @@ ARTIFACTS = (
     R("GET", "/model-versions/get-artifact", READ),
     *_under(
         "/api/2.0/mlflow-artifacts",
-        R("GET", "/artifacts", READ, confined=True),
-        R("GET", "/artifacts/<path:artifact_path>", READ, confined=True, streamed=True),
+        R("GET", "/artifacts", READ, confined=True, loads=True),
+        R("GET", "/artifacts/<path:artifact_path>", READ, confined=True, loads=True, streamed=True),
         R("PUT", "/artifacts/<path:artifact_path>", EDIT, confined=True, streamed=True),
         R("DELETE", "/artifacts/<path:artifact_path>", MANAGE),
         R("POST", "/mpu/create/<path:artifact_path>", EDIT),
@@ -190,13 +192,13 @@ LOGGED_MODELS = (
         "/api/2.0/mlflow/logged-models",
         R("POST", "", EDIT, check="author_tag references", confined=True),
         R("POST", "/search", READ),
-        R("GET", "/<model_id>", READ, confined=True),
+        R("GET", "/<model_id>", READ, confined=True, loads=True),
         R("PATCH", "/<model_id>", EDIT, confined=True),
         R("DELETE", "/<model_id>", MANAGE),
         R("PATCH", "/<model_id>/tags", EDIT, confined=True),
         R("DELETE", "/<model_id>/tags/<tag_key>", EDIT),
         R("POST", "/<model_id>/params", EDIT, confined=True),
-        R("GET", "/<model_id>/artifacts/directories", READ, confined=True),
+        R("GET", "/<model_id>/artifacts/directories", READ, confined=True, loads=True),
     ),
     R("GET", "/ajax-api/2.0/mlflow/logged-models/<model_id>/artifacts/files", READ),
 )
@@ -205,25 +207,25 @@ REGISTRY = (
     *_under(
         "/api/2.0/mlflow/registered-models",
         R("POST", "/create", EDIT),
-        R("GET", "/get", READ),
+        R("GET", "/get", READ, loads=True),
         R("GET", "/search", READ),
-        R("GET", "/get-latest-versions", READ),
-        R("POST", "/get-latest-versions", READ),
+        R("GET", "/get-latest-versions", READ, loads=True),
+        R("POST", "/get-latest-versions", READ, loads=True),
         R("POST", "/rename", MANAGE),  # whoever loads it by its name finds it gone
         R("PATCH", "/update", EDIT),
         R("DELETE", "/delete", MANAGE),
         R("POST", "/set-tag", EDIT),
         R("DELETE", "/delete-tag", EDIT),
-        R("GET", "/alias", READ),
+        R("GET", "/alias", READ, loads=True),
         R("POST", "/alias", EDIT),
         R("DELETE", "/alias", EDIT),
     ),
     *_under(
         "/api/2.0/mlflow/model-versions",
         R("POST", "/create", EDIT, check="model_source"),
-        R("GET", "/get", READ),
+        R("GET", "/get", READ, loads=True),
         R("GET", "/search", READ),
-        R("GET", "/get-download-uri", READ),
+        R("GET", "/get-download-uri", READ, loads=True),
         R("PATCH", "/update", EDIT),
         R("POST", "/transition-stage", EDIT),
         R("DELETE", "/delete", MANAGE),

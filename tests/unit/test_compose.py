@@ -86,6 +86,7 @@ def test_everyone_may_use_and_manage_and_review_where_named_and_enter_the_servic
         "custom:maestro:use",
         "custom:maestro:manage",
         "custom:maestro:review",
+        "custom:maestro:models",
         "access:services!service=workspaces",
         "access:services!service=packages",
         "access:services!service=mlflow",

@@ -16,12 +16,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from maestro_core.roles import Role
-from maestro_core.scopes import bound_servers
+from maestro_core.scopes import MODELS, bound_servers, loadable_workspaces
 from maestro_core.workspaces import TrackingGrant
 from maestro_hub_services.tracking.answers import Refused
 from maestro_hub_services.tracking.fresh import Fresh, Unreachable
 from maestro_hub_services.tracking.gate import _caller
 from maestro_hub_services.tracking.identity import Identity, header_token
+from maestro_hub_services.tracking.loading import Registered, check_loading
 from maestro_hub_services.tracking.membership import read_memberships
 from maestro_hub_services.tracking.routes import REASONS, ROUTES, Access, Match, Table, addresses
 from maestro_hub_services.tracking.serve import _listen
@@ -151,6 +152,7 @@ def match_of(method: str, path: str) -> Match:
 CREATE = match_of("POST", "/api/2.0/mlflow/runs/create")
 READ = match_of("GET", "/api/2.0/mlflow/runs/get")
 DELETE_EXPERIMENT = match_of("POST", "/api/2.0/mlflow/experiments/delete")
+FILES = "/api/2.0/mlflow-artifacts/artifacts"
 ANN = Identity("ann", None)
 
 
@@ -228,6 +230,62 @@ def test_a_token_that_is_narrowed_to_servers_acts_for_them() -> None:
     assert bound_servers("ann", {"custom:maestro:use"}) is None
     assert bound_servers("ann", {"access:servers!user=ann", "access:servers!server=ann/reef"}) is None
     assert bound_servers("ann@example.org", {"access:servers!server=ann@example.org/ml"}) == ("ml",)
+
+
+def test_a_token_that_loads_models_reads_what_is_registered_and_nothing_else() -> None:
+    assert loadable_workspaces("ann", {f"{MODELS}!server=ann/reef", f"{MODELS}!server=bob/lagoon"}) == ("reef",)
+    assert loadable_workspaces("ann", {MODELS, f"{MODELS}!user=ann", "access:services!service=packages"}) == ()
+    loads = Identity("ann", None, ("reef",))
+    everywhere = grants(reef="owner", lagoon="owner")
+    caller = _caller(loads, match_of("GET", "/api/2.0/mlflow/registered-models/get"), everywhere, ["reef"])
+    assert (caller.workspace, caller.role) == ("reef", Role.VIEWER)
+    for match, named in ((match_of("GET", "/api/2.0/mlflow/registered-models/get"), ["lagoon"]), (READ, ["reef"])):
+        with pytest.raises(Refused):
+            _caller(loads, match, everywhere, named)
+    marked = [route for route in ROUTES if route.loads]
+    assert marked and all(route.access in (Access.READ, Access.SIGNED_IN) for route in marked)
+    assert not [route for route in marked if "search" in route.path or "runs" in route.path]
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("1/models/m-a1/artifacts/MLmodel", True),
+        ("workspaces/reef/1/models/m-a1/artifacts", True),
+        ("1/4f/artifacts/model/MLmodel", True),
+        ("1/models/m-a1/artifacts-of-others", False),
+        ("1/models/m-b2/artifacts/MLmodel", False),
+        ("1/4f/artifacts", False),
+        ("", False),
+        ("1/models/m-a1/artifacts/../../../secret", False),
+        ("1/models/m-a1/artifacts/%2e%2e/x", False),
+        ("1/models/m-a1/artifacts/..\\x", False),
+        ("workspaces/lagoon/1/models/m-a1/artifacts", False),
+        ("1/models/m-a1/artifacts//x", False),
+    ],
+)
+def test_files_of_registered_models_are_loaded(path: str, passes: bool) -> None:
+    here = "mlflow-artifacts:/workspaces/reef/1"
+    places = (
+        "models:/m-c3",
+        f"{here}/models/m-a1/artifacts",
+        f"{here}/4f/artifacts/model",
+        "s3://bucket/x",
+        "runs:/4f/m",
+    )
+    registered = Registered.of("reef", places)
+    assert registered.models == {"m-a1", "m-c3"}
+    file = Match(match_of("GET", f"{FILES}/a").route, f"{FILES}/<path:artifact_path>", {"artifact_path": path})
+    for match, paths in ((file, []), (match_of("GET", FILES), [path])):
+        if passes:
+            check_loading(match, "reef", paths, registered)
+        else:
+            with pytest.raises(Refused):
+                check_loading(match, "reef", paths, registered)
+    with pytest.raises(Refused):
+        check_loading(match_of("GET", FILES), "reef", [path, path], registered)
+    with pytest.raises(Refused):
+        check_loading(match_of("GET", "/api/2.0/mlflow/logged-models/m-b2"), "reef", [], registered)
 
 
 def test_authorization_headers_hold_a_token_or_are_refused() -> None:
