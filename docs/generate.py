@@ -98,7 +98,8 @@ def rest_page() -> str:
         "fields are in `openapi.json` there; refusals are described in [Errors](errors.md).\n\n"
         + table(("request", "scope", "what", "body", "status", "answer"), rows)
         + "\nA scope is short for `custom:maestro:...`. A notebook server's own token holds `use`, acts in its own\n"
-        "workspace only and at most as an editor. `plan`, `policy` and `authorize` are held by other parts of\n"
+        "workspace only and at most as an editor. A [job](jobs.md)'s token acts there too: it looks, and runs its own\n"
+        "job. `plan`, `policy` and `authorize` are held by other parts of\n"
         "Maestro.\n"
     )
 

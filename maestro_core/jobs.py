@@ -493,6 +493,14 @@ class JobView(BaseModel):
         return f"{reason.rstrip('.')}; {waits}" if reason else waits
 
 
+def ending(job: JobView) -> str:
+    """What became of the wish to end a job, in a sentence."""
+    if not job.status.over:
+        return f"{job.name} is told to end."
+    over = job.status is JobStatus.CANCELLED
+    return f"{job.name} is cancelled." if over else f"{job.name} was over already: it {job.status.value}."
+
+
 class JobList(BaseModel):
     """Jobs, the newest first; without their attempts."""
 

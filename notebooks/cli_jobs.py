@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from maestro_core.errors import MaestroError
-from maestro_core.jobs import JobStatus, JobView, show_seconds
+from maestro_core.jobs import JobStatus, JobView, ending, show_seconds
 
 from .api import Api
 from .cli_sweeps import started
@@ -170,7 +170,7 @@ def cancel(connect: Callable[[], Api], job: str, schedule: bool, json_: bool) ->
         return print_json(ended.model_dump(mode="json"))
     if schedule:
         return say(f"The schedule of {ended.name} has ended.")
-    say(f"{ended.name} is {ended.status.value}." if ended.status.over else f"{ended.name} is told to end.")
+    say(ending(ended))
 
 
 def _cancel_sweep(manager: SweepManager, sweep_id: str, json_: bool) -> None:

@@ -55,7 +55,7 @@ LOOPS: tuple[Loop, ...] = (
     Loop("writing figures of usage", 10, usage.flush),
     Loop("thinning figures of usage", 300, usage.tidy),
     Loop("settling resizes that were cut off", 10, scaling.settle_cut_off),
-    Loop("working off the queue of jobs", 0.1, job_queue.work_off),
+    Loop("working off the queue of jobs", 0.5, job_queue.work_off),
     Loop("looking after jobs", 2, job_watch.watch),
     Loop("forgetting old jobs", 300, jobs.forget_old),
     Loop("closing the network of notebook servers", 2, hold_network),

@@ -153,7 +153,29 @@ async def test_cancel_and_the_end_of_a_schedule(jobs: Jobs) -> None:
     job, scheduled = await jobs.queue(), await jobs.queue(schedule="0 6 * * *")
     assert "train is cancelled." in await maestro(jobs, "cancel", job["job_id"])
     assert "has ended" in await maestro(jobs, "cancel", scheduled["job_id"], "--schedule")
+    assert "train is cancelled." in await maestro(jobs, "cancel", job["job_id"])  # again
     assert "There is no job" in await maestro(jobs, "cancel", "j-none", code=3)
+
+
+async def test_cancelling_what_succeeded_says_so(jobs: Jobs) -> None:
+    job = await jobs.queue()
+    await jobs.turn()
+    await (await jobs.worker(job["job_id"])).done()
+    assert await maestro(jobs, "cancel", job["job_id"]) == "train was over already: it succeeded.\n"
+
+
+async def test_a_watched_job_is_shown_until_it_is_over(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notebooks.cli_jobs.time.sleep", lambda seconds: None)
+    job = await jobs.queue()
+    await jobs.turn()
+    worker = await jobs.worker(job["job_id"])
+    await worker.progress("running", 1, 2)
+    watching = asyncio.create_task(maestro(jobs, "status", job["job_id"], "--watch"))
+    await asyncio.sleep(0.05)
+    await worker.done()
+    async with asyncio.timeout(60):
+        said = await watching
+    assert "cell 1 of 2" in said and said.count("status:       succeeded") == 1
 
 
 async def test_outputs_are_written_once(jobs: Jobs, here: Path) -> None:

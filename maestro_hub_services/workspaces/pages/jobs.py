@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from maestro_core.errors import MaestroError
-from maestro_core.jobs import JobStatus, JobView, LogChunk, show_seconds
+from maestro_core.jobs import JobStatus, JobView, LogChunk, ending, show_seconds
 
 from . import views
 from .base import Page, PageError
 
-#: how a state looks: the styles are those of servers, and one for what failed
-_KEYS: dict[JobStatus, Literal["stopped", "starting", "running", "failed"]] = {
+#: how a state looks: the styles are those of servers, and two for how it ended
+_KEYS: dict[JobStatus, Literal["stopped", "starting", "running", "succeeded", "failed"]] = {
     JobStatus.QUEUED: "stopped",
     JobStatus.STARTING: "starting",
     JobStatus.RUNNING: "running",
-    JobStatus.SUCCEEDED: "running",
+    JobStatus.SUCCEEDED: "succeeded",
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "stopped",
 }
@@ -120,7 +121,11 @@ class JobNotebook(Page):
         name = f"{PurePosixPath(job.path).stem} ({job.job_id}).ipynb"
         self.set_header("Content-Type", "application/x-ipynb+json")
         self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(name)}")
-        self.finish(json.dumps(notebook, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"))
+        self.finish(await asyncio.to_thread(_written, notebook))
+
+
+def _written(notebook: dict[str, Any]) -> bytes:
+    return json.dumps(notebook, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 
 
 class CancelJobForm(Page):
@@ -135,8 +140,7 @@ class CancelJobForm(Page):
                 raise PageError(error.status, error.message) from None
             self.say(error.message, self.links.job(job_id), good=False)
             return
-        done = f"{job.name} is {job.status.value}." if job.status.over else f"{job.name} is told to end."
-        self.say(done, self.links.job(job_id))
+        self.say(ending(job), self.links.job(job_id))
 
 
 class EndScheduleForm(Page):
@@ -185,7 +189,8 @@ def took(job: JobView) -> str:
 
 
 def digest(job: JobView, log: LogChunk) -> str:
-    """Changes with what the page shows, apart from how long it takes."""
-    heard = job.model_copy(update={"progress": None}).model_dump_json()
-    shown = f"{heard}{progress_of(job)}{log.attempt} {log.next}"
+    """Changes with what the page shows; with how long it takes once a minute."""
+    rest = job.model_copy(update={"progress": None}).model_dump_json()
+    minutes = "" if job.started_at is None or job.ended_at else (datetime.now(UTC) - job.started_at).seconds // 60
+    shown = f"{rest}{progress_of(job)}{log.attempt} {log.next} {minutes}"
     return hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
