@@ -82,6 +82,8 @@ def _base() -> Path | None:
         return ROOT
     own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "")
     base = ROOT / own.strip().lstrip("/")
+    if base.name == HUB and (base.parent / SERVERS).is_dir():
+        base = base.parent  # the service, which the Hub moved out of the way with itself
     return base if os.access(base / "cgroup.subtree_control", os.W_OK) else None
 
 

@@ -14,7 +14,7 @@ _CUT = "[This output is too large to be kept with the job; the notebook in the w
 
 def as_json(notebook: Any) -> bytes:
     """The notebook's file."""
-    return json.dumps(notebook, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+    return json.dumps(notebook, ensure_ascii=False, indent=1).encode("utf-8", "replace")
 
 
 def packed(text: bytes) -> str:

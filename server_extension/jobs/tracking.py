@@ -168,7 +168,9 @@ class Run:
         ]
         if new:
             await self._post("runs/log-batch", run_id=self.run_id, metrics=new[:_MANY_METRICS])
-        return found | own
+        every = found | own
+        first = [key for key in every if key == self._order.metric]  # the one that is waited for is never left out
+        return {key: every[key] for key in [*first, *every][:_MANY_METRICS]}
 
     async def keep(self, name: str, content: bytes) -> None:
         """Log a file.

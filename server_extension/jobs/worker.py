@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,11 @@ class Worker:
             return 3
         self._run = Run(order, self._environ)
         work: list[Coroutine[Any, Any, None]] = [
-            self._pulse(), self._logs(), self._pages(), self._deadline(order), self._open_run(),
+            self._pulse(), self._logs(), self._deadline(order), self._open_run(),
             usage.tell(self._environ, self._sampler),
         ]  # fmt: skip
-        self._tasks = [asyncio.create_task(one) for one in work]
+        self._showing = asyncio.create_task(self._pages())
+        self._tasks = [self._showing, *(asyncio.create_task(one) for one in work)]
         try:
             end = await self._attempt(order)
         except Exception as error:
@@ -205,6 +207,7 @@ class Worker:
         """Tell how it ended; whether the service knows."""
         if end.killed:
             end = await self._whose_wish(end)
+        end = replace(end, reason=_printable(end.reason))
         self._listen()  # nbclient has put its own handlers away, and with them ours
         text = await self._keep_notebook(order)
         try:
@@ -214,6 +217,8 @@ class Worker:
             metrics = {}
         if end.reason:
             self._spool.say(f"{end.reason}\n")
+        self._showing.cancel()  # an earlier state must not arrive after the last one
+        await asyncio.wait([self._showing])
         if text is not None:
             packed = await asyncio.to_thread(output.packed, text)
             await self._insist(lambda: self._service.notebook(packed), SERVICE_PATIENCE)
@@ -261,7 +266,7 @@ class Worker:
             metrics = await run.end(end)
 
         if not await self._insist(close, TRACKING_PATIENCE):
-            self._spool.say("MLflow does not answer, so the job's run could not be ended as it should.\n")
+            self._spool.say("The job's run could not be ended at MLflow, which does not take it.\n")
         return metrics
 
     async def _insist(self, do: Callable[[], Coroutine[Any, Any, None]], patience: float) -> bool:
@@ -397,6 +402,11 @@ class Worker:
 def folder_of_job(launch: Launch, order: Order) -> Path:
     """Where the workspace keeps what came of it."""
     return launch.workspace_dir / "jobs" / order.job_id
+
+
+def _printable(text: str) -> str:
+    """Half a character, as names of files may hold, is no JSON."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _load(kind: str) -> None:

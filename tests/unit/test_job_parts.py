@@ -156,6 +156,13 @@ class TestRun:
         assert {one["info"]["status"] for one in service.runs.values()} == {"FAILED"}
         assert service.runs[str(run.run_id)]["metrics"] == {"loss": 0.25}
 
+    async def test_of_too_many_metrics_the_one_that_is_waited_for_is_told(self, service: JobServiceStub) -> None:
+        run = self.run_of(service, metric="loss")
+        await run.open()
+        service.runs[str(run.run_id)]["metrics"] = {f"m{number}": 1.0 for number in range(1500)} | {"loss": 0.5}
+        told = await run.end(SUCCEEDED)
+        assert len(told) <= 1000 and told["loss"] == 0.5
+
     async def test_without_mlflow_there_is_no_run_and_nothing_fails(self) -> None:
         run = self.run_of(JobServiceStub({}))
         await run.open()

@@ -54,6 +54,33 @@ def test_the_hub_moves_itself_out_of_the_way_and_nobody_else(root: Path) -> None
     assert (root / limits.HUB / "cgroup.procs").read_text() == str(os.getpid())
 
 
+def test_the_service_finds_the_group_that_the_hub_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub has moved it into a group of its own, beside that of servers and jobs."""
+    delegated = group(tmp_path / "user.slice/maestro.service", handed="+cpu +memory +pids")
+    group(delegated / limits.SERVERS, handed="+cpu +memory +pids")
+    group(delegated / limits.HUB, procs=f"{os.getpid()}\n")
+    (tmp_path / "cgroup.controllers").write_text("cpu memory")
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    read = Path.read_text
+    said = f"0::/user.slice/maestro.service/{limits.HUB}\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: said if self.name == "cgroup" else read(self, **how))
+    limits.servers_group.cache_clear()
+    assert limits.servers_group() == delegated / limits.SERVERS
+    limits.servers_group.cache_clear()
+
+
+def test_memory_that_ran_out_is_told_with_the_limit(tmp_path: Path) -> None:
+    launch = tmp_path / "l1"
+    launch.mkdir()
+    assert limits.ran_out_of_memory(tmp_path, "l1") is None
+    (launch / "memory.max").write_text("1048576\n")
+    (launch / "memory.events").write_text("low 0\noom 1\noom_kill 0\n")
+    assert limits.ran_out_of_memory(tmp_path, "l1") is None
+    (launch / "memory.events").write_text("low 0\noom 1\noom_kill 2\n")
+    assert limits.ran_out_of_memory(tmp_path, "l1") == 1048576
+
+
 def test_a_group_with_somebody_elses_processes_is_left_alone(root: Path) -> None:
     group(root, procs=f"{os.getpid()}\n{os.getppid()}\n")
     assert limits.servers_group() is None

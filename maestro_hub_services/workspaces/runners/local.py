@@ -61,6 +61,8 @@ class LocalRunner:
         launch_id, processes = plan.launch_id, Processes()
         command = [f"{self._machine.prefix}/bin/python", *ARGUMENTS]
         self._starting.add(launch_id)
+        if limits.servers_group() is None:
+            limits.servers_group.cache_clear()  # the Hub may divide its group later than this service began
         try:
             environment = worker_environment(plan, work) | {TOKEN: work.token}
             await self._machine.start(processes, plan, command, environment, self._log_file(launch_id))
