@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("decision", "environment", "hub_cpu", "index", "job_start", "launch", "repodata")
+BENCHMARKS = ("decision", "environment", "hub_cpu", "index", "job_start", "launch", "repodata", "tracking")
 
 
 def main(names: list[str]) -> int:

@@ -8,10 +8,13 @@ kernel is before any user code.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: what one library reads as the end of the host, or leaves out, and another does not
+_ODD = re.compile(r"[\s\\\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Address:
 
 
 def _split(url: str) -> SplitResult | None:
+    if _ODD.search(url):
+        return None
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - it is read from the text here, and may be none
     except ValueError:
         return None
-    return parts if parts.scheme in _DEFAULT_PORTS else None
+    return parts if parts.scheme in _DEFAULT_PORTS and "@" not in parts.netloc else None
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

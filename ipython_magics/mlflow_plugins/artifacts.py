@@ -55,7 +55,7 @@ class KeepingArtifacts(MlflowArtifactsRepository):
             if self._sent(file, name, kind, size / LEAST_SPEED):
                 way.answered(time.monotonic() - began - size / LEAST_SPEED)
                 return
-            way.failed()
+            way.failed(surely=False)
         record = {"path": name, "type": kind, "workspace": get_request_workspace()}
         way.keep(record | ({"run": self._run_id} if self._run_id else {"root": self._root}), file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import threading
 from typing import Any
 
@@ -28,8 +29,13 @@ class Known:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        os.register_at_fork(after_in_child=self._unlock)
         self._runs: dict[str, Any] = {}
         self._experiments: dict[tuple[str, str], Any] = {}
+
+    def _unlock(self) -> None:
+        """Another thread may have had the lock when this process was forked."""
+        self._lock = threading.RLock()
 
     def run(self, run_id: str) -> Any:
         """A run, or None."""

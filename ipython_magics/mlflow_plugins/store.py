@@ -67,7 +67,15 @@ class NoAnswer(MlflowException):
 
 
 class _Away(Exception):
-    """This call was not answered."""
+    """This call was not answered.
+
+    Attributes:
+        surely: whether MLflow is away; it may be slow otherwise.
+    """
+
+    def __init__(self, surely: bool = True) -> None:
+        super().__init__()
+        self.surely = surely
 
 
 class KeepingStore(RestStore):
@@ -138,8 +146,8 @@ class _Call:
                     known.keep_run(answer.run)
                 self._note(way, run_id)
                 return answer
-            except _Away:
-                way.failed()
+            except _Away as away:
+                way.failed(away.surely)
             except MlflowException:
                 if self._kind is api.CreateRun:
                     way.note(f"-{run_id}")
@@ -198,9 +206,9 @@ class _Call:
             if way is not None and (way.surely_away or (way.closed and by_name) or not way.flush()):
                 raise _Away
             self._patiently(answer, QUICK if by_name else PATIENT)
-        except _Away:
+        except _Away as away:
             if way is not None and not way.surely_away:
-                way.failed()
+                way.failed(away.surely)
             if not self._from_here(answer):
                 raise NoAnswer from None
         if by_name and way is not None:
@@ -265,7 +273,7 @@ class _Call:
                     raise
                 # A connection that was kept open, to an MLflow that has ended since, says nothing about this one.
                 if not again or isinstance(cause, requests.Timeout):
-                    raise _Away from None
+                    raise _Away(not isinstance(cause, requests.ReadTimeout)) from None
         if response.status_code in FOR_NOW and (response.status_code != 401 or self._kind in KEPT):
             raise _Away
         found = verify_rest_response(response, self._endpoint)

@@ -209,10 +209,12 @@ class Journal:
         """Runs that were begun and not ended here; none of a process that ended as it meant to."""
         return open_runs(self.place)
 
-    def close(self, remove: bool) -> None:
-        """Let it go. ``remove`` it only when nothing of it is needed any more."""
-        if remove:
-            shutil.rmtree(self.place, ignore_errors=True)
+    def remove(self) -> None:
+        """Nothing of it is needed any more. It stays locked: a thread may still look into it."""
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let it go, when nobody uses it in this process any more."""
         os.close(self._calls)
         os.close(self._lock_file)
         _mine.discard(self.place)

@@ -60,7 +60,9 @@ def _settle(sender: Sender, journal: Journal, launch: str, log: logging.Logger) 
     lost, sender.dropped[:] = list(sender.dropped), []
     for sentence in lost[:5]:
         log.warning("Maestro: %s", sentence)
-    journal.close(remove=sent)
+    if sent:
+        journal.remove()
+    journal.close()
     return sent
 
 

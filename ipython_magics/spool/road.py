@@ -60,6 +60,7 @@ class Road:
         self._tries = 0
         self._full = False
         self._said = float("-inf")
+        self._news = ""
         self._failed = float("-inf")  # when MLflow was last seen to be away
         self.closed = False
 
@@ -71,7 +72,8 @@ class Road:
     def keep(self, record: Mapping[str, Any], file: Path | None = None) -> None:
         """Keep a call (with a copy of a file), close the road, and send it beside. It raises nothing: code goes on."""
         with self._lock:
-            self.close_road(AWAY)
+            self.closed = True
+            self._tell()
             try:
                 journal = self._its_journal()
                 if file is not None:
@@ -85,25 +87,25 @@ class Road:
                 return
         self._send_beside()
 
-    def close_road(self, sentence: str) -> None:
-        """From now on calls are kept; the user is told once."""
-        with self._lock:
-            if not self.closed:
-                self.closed = True
-                if time.monotonic() - self._said > QUIET_SECONDS:
-                    self._said = time.monotonic()
-                    self._say(sentence)
-
     def answered(self, seconds: float, entities: int = 1) -> None:
-        """MLflow has answered a call in that time: slowly, and the next ones are kept."""
+        """MLflow has answered a call in that time: if slowly, calls are kept while it is seen whether that stays so."""
         self._failed = float("-inf")
         if seconds > SLOW + entities / 1000:
-            self.close_road(SLOWLY)
+            self.closed = True
             self._send_beside()
 
-    def failed(self) -> None:
-        """MLflow has not answered."""
+    def failed(self, surely: bool = True) -> None:
+        """MLflow has not answered; not ``surely`` where it may only be slow."""
         self._failed = time.monotonic()
+        if surely:
+            self._news = AWAY
+
+    def _tell(self) -> None:
+        """One line about what is the matter, under the cell that logs: not from the thread, and not for a hiccup."""
+        if self._news and time.monotonic() - self._said > QUIET_SECONDS:
+            self._said = time.monotonic()
+            self._say(self._news)
+            self._news = ""
 
     @property
     def surely_away(self) -> bool:
@@ -138,10 +140,10 @@ class Road:
             return
         self.flush(LAST_SECONDS)
         with self._lock, contextlib.suppress(OSError):
-            journal, self._journal = self._journal, None
             if not self._owner.get("kernel"):
-                journal.note("bye")  # what a program leaves open, another may go on with; a kernel's is nobody's
-            journal.close(remove=not journal.waiting and not journal.open_runs())
+                self._journal.note("bye")  # what a program leaves open, another may go on with; a kernel's is nobody's
+            if not self._journal.waiting and not self._journal.open_runs():
+                self._journal.remove()
 
     def _its_journal(self) -> Journal:
         if self._journal is None:
@@ -193,8 +195,10 @@ class Road:
 
     def _open_again(self) -> None:
         with self._lock:
-            if not self.waiting and self._sender.took <= SLOW:
-                self.closed = False
+            if self._sender.took > SLOW:
+                self._news = SLOWLY
+            elif not self.waiting:
+                self.closed, self._news = False, ""
                 self._failed = float("-inf")
 
     def _tell_what_was_lost(self) -> None:

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,8 +40,9 @@ CALLS = frozenset({
 TIMEOUT = (3.0, 60.0)
 #: statuses that are about the moment; 401 is a token that has ended, and the next one goes on
 FOR_NOW = frozenset({401, 408, 425, 429, 500, 502, 503, 504})
-#: how long MLflow refuses (a role is gone) before what waits is dropped: no longer than a role takes to be renewed
-REFUSED_SECONDS = 60.0
+#: how long MLflow refuses for somebody's role before what waits is dropped; how long it fails at one and the same call,
+#: which holds up all after it, before that one is
+REFUSED_SECONDS, STUMBLES_SECONDS = 60.0, 600.0
 #: MLflow's own limits of a batch (mlflow.utils.validation)
 MOST_METRICS, MOST_ENTITIES, MOST_OTHERS = 1000, 1000, 100
 #: records that are read at a time
@@ -50,19 +52,28 @@ log = logging.getLogger("maestro")
 
 
 class Away(Exception):
-    """MLflow does not answer, or not yet; the message says how, without a secret."""
+    """MLflow does not answer, or not yet; the message says how, without a secret.
+
+    Attributes:
+        status: of its answer; 0 if there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Refused(Exception):
     """MLflow answered, and will say the same again.
 
     Attributes:
-        role: whether it is about who asks, not about what.
+        role: whether it is about who asks, not about what. stumbles: whether it only seems to be for good.
     """
 
-    def __init__(self, message: str, role: bool) -> None:
+    def __init__(self, message: str, role: bool, stumbles: bool = False) -> None:
         super().__init__(message)
         self.role = role
+        self.stumbles = stumbles
 
 
 @dataclass
@@ -83,6 +94,7 @@ class Sender:
     _session: requests.Session | None = None
     _experiments: dict[tuple[str, str], str] = field(default_factory=dict)
     _refused_since: float | None = None
+    _stumbled: tuple[tuple[Path, int], float] | None = None
 
     def send(self, journal: Journal, corrects: bool = False) -> None:
         """Send everything that waits.
@@ -97,29 +109,46 @@ class Sender:
         while batch := journal.entries(_MANY):
             for group in groups(batch):
                 self._send_group(journal, group, corrects)
-                journal.mark_sent(group[-1].end)
 
     def _send_group(self, journal: Journal, group: Sequence[Entry], corrects: bool) -> None:
         try:
             self._send(journal, merged(group), corrects)
         except _Refused as refusal:
             if len(group) > 1:
-                for entry in group:
-                    self._send_group(journal, [entry], corrects)
+                self._send_singly(journal, group, corrects)
             else:
-                self._give_up(group[0].record, refusal)
+                self._give_up(journal, group[0], refusal)
+        except Away as away:
+            if away.status != 500 or "path" in group[0].record:  # a disk that is full: artifacts are answered so
+                raise
+            if len(group) > 1:
+                self._send_singly(journal, group, corrects)
+            else:
+                self._give_up(journal, group[0], _Refused("it fails at it each time", False, stumbles=True))
         else:
             self._refused_since = None
+            journal.mark_sent(group[-1].end)
 
-    def _give_up(self, record: Mapping[str, Any], refusal: _Refused) -> None:
+    def _send_singly(self, journal: Journal, group: Sequence[Entry], corrects: bool) -> None:
+        for entry in group:
+            self._send_group(journal, [entry], corrects)
+
+    def _give_up(self, journal: Journal, entry: Entry, refusal: _Refused) -> None:
+        now = time.monotonic()
         if refusal.role:
-            now = time.monotonic()
             self._refused_since = self._refused_since or now
             if now - self._refused_since < REFUSED_SECONDS:
                 raise Away(str(refusal))
-        what = str(record.get("call") or record.get("path") or "a record").rpartition("/")[2]
+        if refusal.stumbles:
+            at = (journal.place, entry.end)
+            if self._stumbled is None or self._stumbled[0] != at:
+                self._stumbled = (at, now)
+            if now - self._stumbled[1] < STUMBLES_SECONDS:
+                raise Away(str(refusal))
+        what = str(entry.record.get("call") or entry.record.get("path") or "a record").rpartition("/")[2]
         self.dropped.append(f"MLflow refused {what} that had waited, and it is lost: {refusal}")
         del self.dropped[:-100]
+        journal.mark_sent(entry.end)
 
     def _send(self, journal: Journal, record: Mapping[str, Any], corrects: bool) -> None:
         if "path" in record:
@@ -288,7 +317,7 @@ class Sender:
             raise Away(type(error).__name__) from None
         self.took = time.monotonic() - began
         if answer.status_code in FOR_NOW:
-            raise Away(f"status {answer.status_code}")
+            raise Away(f"status {answer.status_code}", answer.status_code)
         try:
             found = answer.json() if answer.text.strip() else {}
         except ValueError:
@@ -298,7 +327,8 @@ class Sender:
         said = found if isinstance(found, dict) else {}
         message = " ".join(f"{said.get('error_code', answer.status_code)}: {said.get('message', '')}".split())[:300]
         role = answer.status_code == 403 or (answer.status_code == 404 and "There is no workspace" in message)
-        raise _Refused(message, role)
+        # MLflow says BAD_REQUEST of most errors of its database, a busy pool of connections among them
+        raise _Refused(message, role, stumbles=said.get("error_code") == "BAD_REQUEST")
 
 
 def groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -23,7 +23,8 @@ import pytest
 
 from ipython_magics import address, kernel
 from ipython_magics.address import Address
-from ipython_magics.mlflow_plugins import auth, context
+from ipython_magics.mlflow_plugins import auth, context, entries
+from ipython_magics.spool.sender import Away, Sender
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "token-of-the-notebook-server"
@@ -112,6 +113,8 @@ def launch_variables(tracking_uri: str) -> dict[str, str]:
         "https://hub.example.org/services/mlflow",
         "https://HUB.example.org:443/services/mlflow/api/2.0/mlflow/runs/create?a=b",
         "https://hub.example.org/services/mlflow/",
+        "HTTPS://hub.example.org/services/mlflow",
+        "https://hub.example.org/services/mlflow?x=1",
     ],
 )
 def test_the_address_covers_itself_and_what_is_below(url: str) -> None:
@@ -126,6 +129,21 @@ def test_the_address_covers_itself_and_what_is_below(url: str) -> None:
         "https://hub.example.org.evil.net/services/mlflow",
         "https://evil.net/services/mlflow",
         "https://hub.example.org@evil.net/services/mlflow",
+        "https://hub.example.org:pw@evil.net/services/mlflow",
+        "https://ann:pw@hub.example.org/services/mlflow",
+        "https://evil.net\\@hub.example.org/services/mlflow",
+        "https://evil.net/\n@hub.example.org/services/mlflow",
+        "https://hub.example.org\t/services/mlflow",
+        "https://hub.example.org./services/mlflow",
+        "https://hub.example.org/Services/MLflow",
+        "https://hub.example.org//services/mlflow",
+        "https://hub.example.org/services/mlflowx",
+        "https://hub.example.org/services/mlflow;x",
+        "https://hub.example.org/services/mlflow/./x",
+        "https://hub.example.org/services/mlflow/x/..",
+        "https://hub.example.org/services/mlflow/%2e%2E%5Cuser",
+        "//hub.example.org/services/mlflow",
+        "ftp://hub.example.org/services/mlflow",
         "https://hub.example.org/services/mlflow-other/x",
         "https://hub.example.org/services/mlflow/../../user/bob/x",
         "https://hub.example.org/services/mlflow/%2e%2e/%2E%2e/user/bob/x",
@@ -178,6 +196,34 @@ def test_no_redirect_carries_the_token_on(
             mlflow.MlflowClient(tracking_uri=f"{ours.url}{PREFIX}").get_run("0" * 32)
     assert {path for path, _ in ours.asked if not path.startswith(PREFIX)} == set()
     assert other.asked == []
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_no_redirect_carries_the_token_of_what_is_sent_later(
+    launch: pytest.MonkeyPatch, recorders: tuple[Recorder, Recorder], status: int
+) -> None:
+    ours, other = recorders
+    sender = Sender(Address(f"{ours.url}{PREFIX}"))
+    for target in (f"{other.url}{PREFIX}/x", f"{ours.url}/user/bob/x", f"{ours.url}{PREFIX}x"):
+        ours.answers = {PREFIX: (status, {"Location": target}, {})}
+        with pytest.raises(Away):
+            sender.run("0" * 32, "demo")
+    assert {path for path, _ in ours.asked if not path.startswith(f"{PREFIX}/")} == set()
+    assert other.asked == [] and ours.tokens == {f"token {TOKEN}"}
+
+
+def test_the_store_that_keeps_is_for_the_launchs_own_mlflow_alone(
+    launch: pytest.MonkeyPatch, recorders: tuple[Recorder, Recorder]
+) -> None:
+    ours, other = recorders
+    launch.setattr(address, "TRACKING", Address(f"{ours.url}{PREFIX}"))
+    kinds = {
+        uri: type(entries.tracking_store(uri)).__name__
+        for uri in (f"{ours.url}{PREFIX}", f"{ours.url}{PREFIX}x", f"{ours.url}/user/bob", other.url)
+    }
+    assert list(kinds.values()) == ["KeepingStore", "RestStore", "RestStore", "RestStore"]
+    launch.delenv("MAESTRO_LAUNCH_ID")
+    assert type(entries.tracking_store(f"{ours.url}{PREFIX}")).__name__ == "RestStore"
 
 
 def test_a_redirect_of_somebody_elses_server_is_followed_as_ever(
