@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
@@ -152,6 +152,20 @@ class MlflowMagics(Magics):
         """Record what runs in this notebook: each stretch of cells becomes a run, with its history and a page of it."""
         state = _parse(self.mlflow_capture, line).state
         self._show(self._recorded.status if state == "status" else lambda: self._recorded.turn(state == "on"))
+
+    @magic_arguments()
+    @argument("what", nargs="*", help="a file in YAML; a sweep's id, to see its trials; this workspace's if not said")
+    @line_cell_magic
+    def mlflow_sweep(self, line: str, cell: str | None = None) -> None:
+        """Run this notebook with many sets of parameters, as jobs; `%%mlflow_sweep NAME` takes the cell as its YAML."""
+        what = " ".join(_parse(self.mlflow_sweep, line).what)
+
+        def act() -> Any:
+            from . import sweeps  # not at a kernel's start
+
+            return sweeps.act(what, cell)
+
+        self._show(act)
 
     def _show(self, act: Callable[[], Any]) -> None:
         """Run it and show what it returns. What was not done is a line, not an error: tracking stops no notebook."""

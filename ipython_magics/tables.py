@@ -81,14 +81,14 @@ class RunTable:
         if not self.runs:
             return "This notebook has no run yet."
         rows = [[run.info.run_name or run.info.run_id, *_cells(run), self._models(run)] for run in self.runs]
-        return _text([HEAD, *rows])
+        return text_table([HEAD, *rows])
 
     def _repr_html_(self) -> str:
         """Shown by JupyterLab; names and values are anybody's text."""
         if not self.runs:
             return "This notebook has no run yet."
         rows = [[self._name(run), *map(html.escape, [*_cells(run), self._models(run)])] for run in self.runs]
-        return _html(HEAD, rows)
+        return html_table(HEAD, rows)
 
     def _models(self, run: Any) -> str:
         return ", ".join(self.models.get(run.info.run_id, ())) or "-"
@@ -133,14 +133,14 @@ class Comparison:
 
     def __repr__(self) -> str:
         head = ("", *(run.info.run_name or run.info.run_id for run in (self.first, self.second)))
-        return "\n\n".join(part for part in (_text([head, *self._rows()]), self._code()) if part)
+        return "\n\n".join(part for part in (text_table([head, *self._rows()]), self._code()) if part)
 
     def _repr_html_(self) -> str:
         """Shown by JupyterLab; names, values and code are anybody's text."""
         head = ("", *(html.escape(run.info.run_name or run.info.run_id) for run in (self.first, self.second)))
         rows = [[html.escape(cell) for cell in row] for row in self._rows()]
         code = self._code()
-        return _html(head, rows) + (f"<pre>{html.escape(code)}</pre>" if code else "")
+        return html_table(head, rows) + (f"<pre>{html.escape(code)}</pre>" if code else "")
 
     def _rows(self) -> list[list[str]]:
         rows = [
@@ -191,7 +191,9 @@ def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _html(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same as HTML, of cells that are HTML."""
+
     def row(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f'<{tag} style="text-align: left">{cell}</{tag}>' for cell in cells) + "</tr>"
 
@@ -200,7 +202,8 @@ def _html(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _text(rows: Sequence[Sequence[str]]) -> str:
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows for reading, the first of them the heads."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)

@@ -121,7 +121,9 @@ class SweepSpec(JobSpec):
         if self.schedule is not None:
             raise ValueError("a sweep has no schedule; queue it when it is to run")
         if (self.metric is None) != (self.goal is None):
-            raise ValueError("metric and goal (minimize or maximize) go together: which value is the best?")
+            raise ValueError(
+                "metric and goal go together: say which value counts, and whether to minimize or maximize it"
+            )
         if self.search is not None and (self.metric is None or self.trials is None):
             raise ValueError("a search needs metric, goal and trials (how many)")
         if self.grid is not None and self.trials is not None:

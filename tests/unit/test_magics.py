@@ -459,3 +459,13 @@ def test_as_a_line_the_cell_magic_says_what_to_do_instead(cells: Cells) -> None:
     before = len(mlflow.MlflowClient().search_runs(["1"]))
     assert cells.run("x = 1\n%mlflow_run").startswith("UsageError: %%mlflow_run NAME, with two percent signs")
     assert not cells.result.success and len(mlflow.MlflowClient().search_runs(["1"])) == before
+
+
+def test_a_cell_that_is_a_sweep_is_read_as_one(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAESTRO_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("MAESTRO_TOKEN", "t")
+    assert cells.run("%%mlflow_sweep\n[").startswith("this cell is not YAML (line 2)")
+    said = cells.run("%%mlflow_sweep my rates\nnotebook: a.ipynb\ngrid: {lr: [1]}\nmetric: loss")
+    assert said == "metric and goal go together: say which value counts, and whether to minimize or maximize it."
+    assert cells.run("%mlflow_sweep sweep.yaml").startswith("sweep.yaml cannot be read")
+    assert cells.result.success

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ipython_magics import sweeps as magic
+from ipython_magics.refusal import NotDone
 from maestro_core.errors import MaestroError
 from maestro_hub_services.workspaces.domain import sweep_turns
 from notebooks.cli import main
@@ -96,6 +99,53 @@ async def test_who_waits_sees_how_it_goes_on_and_the_command_fails_where_it_does
                 await finish_trial(jobs, job["job_id"], outcome="failed", reason="it is too cold")
     said = await waiting
     assert "2 of 2 trials are over." in said and "Error: rates failed: all of its 2 trials failed" in said
+
+
+class TestTheMagic:
+    """``%mlflow_sweep`` in a notebook of the workspace's server."""
+
+    @pytest.fixture(autouse=True)
+    def in_a_notebook(self, jobs: Jobs, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        token = jobs.world.hub.server_token("ann", "demo")
+        inside = {
+            "MAESTRO_SERVICE_URL": jobs.world.address + "/api/v1/jupyter",
+            "JUPYTERHUB_API_TOKEN": token,
+            "MAESTRO_WORKSPACE": "demo",
+            "MAESTRO_WORKSPACE_DIR": str(file.parent),
+        }
+        for name, value in inside.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("MAESTRO_URL", raising=False)
+        monkeypatch.delenv("MAESTRO_TOKEN", raising=False)
+        monkeypatch.setattr("ipython_magics.kernel.notebook_path", lambda: "train.ipynb")
+
+    async def act(self, line: str, cell: str | None = None) -> Any:
+        return await asyncio.to_thread(magic.act, line, cell)
+
+    async def test_a_cell_starts_a_sweep_over_its_notebook(self, jobs: Jobs) -> None:
+        await jobs.call("ann", "POST", "launches", {"workspace": "demo"}, 201)
+        assert repr(await self.act("")) == magic.NONE
+        begun = await self.act("my <rates>", "grid: {lr: [1e-3, 0.1]}")
+        sweep_id = begun.sweep.sweep_id
+        assert repr(begun) == (
+            f"Sweep my <rates> has begun: 2 trials of train.ipynb, 2 at a time. See %mlflow_sweep {sweep_id}."
+        )
+        assert "<b>my &lt;rates&gt;</b>" in begun._repr_html_() and "services/workspaces/jobs" in begun._repr_html_()
+        assert sweep_id in repr(await self.act("")) and "my &lt;rates&gt;" in (await self.act(""))._repr_html_()
+        shown = repr(await self.act(sweep_id))
+        assert shown.startswith("Sweep my <rates>: running, 0 of 2 trials are over.") and "0.001" in shown
+
+    async def test_mistakes_are_a_sentence_and_a_job_starts_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for line, cell, sentence in (
+            ("", "grid: {lr: 1}", "grid: lr has a list of 1 to 200 values."),
+            ("", "[", "this cell is not YAML"),
+            ("nowhere.yaml", None, "nowhere.yaml cannot be read"),
+            ("w-unknown", None, "There is no sweep"),
+        ):
+            with pytest.raises(NotDone, match=re.escape(sentence)):
+                await self.act(line, cell)
+        monkeypatch.setenv("MAESTRO_JOB", "j-1")
+        assert await self.act("", "grid: {lr: [1]}") == await self.act("sweep.yaml") == magic.IN_A_JOB
 
 
 async def test_a_mistake_in_the_file_is_named_before_anything_is_asked(tmp_path: Path) -> None:

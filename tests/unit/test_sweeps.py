@@ -71,7 +71,7 @@ class TestGrid:
         ({"grid": {"a": list(range(30)), "b": list(range(30))}}, "at most 500 trials, and this grid has 900"),
         ({"grid": {"a": [1]}, "schedule": "0 6 * * *"}, "a sweep has no schedule"),
         ({"grid": {"a": [1]}, "trials": 2}, "trials is for a search"),
-        ({"grid": {"a": [1]}, "metric": "loss"}, "metric and goal (minimize or maximize) go together"),
+        ({"grid": {"a": [1]}, "metric": "loss"}, "metric and goal go together: say which value counts"),
         ({"grid": {"a": [1]}, "max_parallel": 0}, "max_parallel: input should be greater than or equal to 1"),
         ({**SEARCH, "trials": None}, "a search needs metric, goal and trials"),
         ({**SEARCH, "search": {"a": {"low": 2, "high": 1}}}, "low is below high"),
