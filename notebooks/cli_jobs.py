@@ -91,7 +91,7 @@ def queue(
         return print_json(job.model_dump(mode="json")) if json_ else _queued(job)
     if not json_:
         _queued(job)
-    _wait(manager, job, json_)
+    wait_for(manager, job, json_)
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -107,7 +107,7 @@ def _queued(job: JobView) -> None:
     say(f"Follow it with 'maestro logs {job.job_id} -f'.")
 
 
-def _wait(manager: JobManager, job: JobView, json_: bool) -> None:
+def wait_for(manager: JobManager, job: JobView, json_: bool) -> None:
     """The log as it comes; the command fails where the job does."""
     for text in manager.follow(job.job_id, until_over=True):
         if not json_:

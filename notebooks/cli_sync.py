@@ -1,4 +1,4 @@
-"""The CLI's command that brings a workspace and its experiment together."""
+"""The CLI's command that brings a workspace and its experiment together, where the workspace's files are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import click
 from maestro_core.errors import MaestroError
 
 from .api import Api
+from .cli_jobs import wait_for
 from .console import as_json, plain, print_json, say
-from .sync import SyncReport, sync_workspace
+from .jobs import JobManager
+from .sync import SyncReport, is_inside, sync_workspace
+from .sync.outside import queue_sync
 
 
 @click.command()
@@ -33,17 +36,22 @@ def sync(
     connect: Callable[[], Api], workspace: str, to_experiment: bool, from_experiment: bool, full: bool,
     experiment: str | None, artifacts: tuple[str, ...], no_artifacts: bool, json_: bool,
 ) -> None:  # fmt: skip
-    """Bring a workspace and its MLflow experiment together, in a terminal of the workspace (editors).
+    """Bring a workspace and its MLflow experiment together (editors).
 
-    The second time nothing changes. What is written below experiments/ is read-only, and replaced as a whole by the
-    next sync.
+    In a terminal of the workspace it is done there; from elsewhere it is a job of the workspace. The second time
+    nothing changes. What is written below experiments/ is read-only, and replaced as a whole by the next sync.
     """
     if artifacts and no_artifacts:
         raise MaestroError("invalid_request", "--artifact and --no-artifacts exclude each other; leave one out.")
     if not (to_experiment or from_experiment or full):
         raise MaestroError("invalid_request", "Say which way: --to-experiment, --from-experiment, or --full for both.")
+    api = connect()
+    if not is_inside(api, workspace):
+        options = _options(to_experiment or full, from_experiment or full, experiment, artifacts, no_artifacts)
+        job = queue_sync(api, workspace, options)
+        return wait_for(JobManager(api=api), job, json_)
     report = sync_workspace(
-        connect(),
+        api,
         workspace,
         to_experiment=to_experiment or full,
         from_experiment=from_experiment or full,
@@ -51,6 +59,16 @@ def sync(
         artifacts=[] if no_artifacts else artifacts or None,
     )
     return print_json(vars(report)) if json_ else _show(report)
+
+
+def _options(
+    to_experiment: bool, from_experiment: bool, experiment: str | None, artifacts: tuple[str, ...], no_artifacts: bool
+) -> list[str]:
+    """The same options, for the command in the job."""
+    flags = {"--to-experiment": to_experiment, "--from-experiment": from_experiment, "--no-artifacts": no_artifacts}
+    values = [("--experiment", experiment)] if experiment else []
+    values += [("--artifact", pattern) for pattern in artifacts]
+    return [*(flag for flag, is_set in flags.items() if is_set), *(f"{name}={value}" for name, value in values)]
 
 
 def _show(report: SyncReport) -> None:

@@ -46,9 +46,22 @@ class SyncReport:
     fetched: bool = False
 
 
-def is_inside(view: WorkspaceView, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this program runs in a notebook server or a job of that workspace."""
+def is_inside(api: Api, workspace_id: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this program runs in a notebook server or a job of that workspace.
+
+    Raises:
+        MaestroError: ``unknown_workspace``.
+    """
+    return _inside(_view(api, workspace_id), environment)
+
+
+def _inside(view: WorkspaceView, environment: Mapping[str, str]) -> bool:
     return bool(environment.get("MAESTRO_LAUNCH_ID")) and environment.get("MAESTRO_WORKSPACE_ID") == view.workspace_id
+
+
+def _view(api: Api, workspace_id: str | None) -> WorkspaceView:
+    place = f"/workspaces/{segment(workspace_id or api.settings.workspace)}"
+    return read_model(WorkspaceView, api.get(place), "service_unavailable")
 
 
 def sync_workspace(
@@ -73,9 +86,8 @@ def sync_workspace(
     Raises:
         MaestroError: ``invalid_request`` outside the workspace, ``forbidden`` for viewers, and what MLflow refuses.
     """
-    place = f"/workspaces/{segment(workspace_id or api.settings.workspace)}"
-    view = read_model(WorkspaceView, api.get(place), "service_unavailable")
-    if not is_inside(view, environment):
+    view = _view(api, workspace_id)
+    if not _inside(view, environment):
         raise MaestroError(
             "invalid_request",
             f"A sync runs inside the workspace, whose files it reads and writes: open a terminal of a server in "

@@ -248,3 +248,17 @@ def _nothing_is_left(house: House) -> None:
 
     until(lambda: not held(), 60, f"{held()} servers are still counted")
     until(lambda: not list((house.maestro.state / "run/jobs").glob("l-*")), 30, "folders of jobs are left")
+
+
+def test_a_sync_from_outside_is_a_job_of_the_workspace(house: House) -> None:
+    """Its files are there; what the job's own run would add is in an experiment of its own. Again: nothing changes."""
+    (house.folder / "logs.py").write_text("import mlflow\nmlflow.log_metric('loss', 0.5)\n")
+    house.maestro_says("queue", "-w", WORKSPACE, "-e", WORKSPACE, "--script", "logs.py", "--wait")
+    said = house.maestro_says("sync", WORKSPACE, "--full")
+    assert f"Wrote experiments/{WORKSPACE} from {WORKSPACE}" in said and "Stored in the run" in said, said
+    shown = house.files / "experiments" / WORKSPACE
+    before = os.readlink(shown), (shown / "runs.csv").read_text()
+    assert "metrics.loss" in before[1] and (shown / "runs.parquet").is_file()
+    again = house.maestro_says("sync", WORKSPACE, "--from-experiment")
+    assert f"experiments/{WORKSPACE} is as {WORKSPACE} has it" in again, again
+    assert (os.readlink(shown), (shown / "runs.csv").read_text()) == before
