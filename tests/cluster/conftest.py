@@ -6,6 +6,7 @@
 ``address``               this machine as pods reach it (``MAESTRO_TEST_ADDRESS``, else the node's address)
 ``singleuser_image``      ``images/singleuser`` on the node (``MAESTRO_TEST_SINGLEUSER_IMAGE`` names a ready one)
 ``dataset``               the name of a dataset: a claim that holds ``flowers.csv``
+``start_hub``             starts that Hub, and again after its end
 ``maestro``               a Hub on this machine that starts pods there (``tests/system/house.py``)
 ========================  ================================================================================
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,15 +83,15 @@ def dataset(cluster: Cluster, singleuser_image: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def maestro(
+def start_hub(
     cluster: Cluster,
     maestro_kubeconfig: Path,
     address: str,
     singleuser_image: str,
     dataset: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Maestro]:
-    """Hub, proxy and services on this machine, with the Hub's rights on the cluster alone; pods are its servers."""
+) -> Callable[..., Run]:
+    """Starts the Hub of ``maestro``, and after its end again on its state, with further variables."""
     folder = tmp_path_factory.mktemp("maestro")
     policy = yaml.safe_load((ROOT / "maestro.yaml").read_text())
     policy |= {"datasets": [{"name": dataset, "claim": dataset}], "retention": {"archived_days": 0}}
@@ -107,8 +108,21 @@ def maestro(
         "MAESTRO_JOB_IMAGE": singleuser_image,
         "KUBECONFIG": str(maestro_kubeconfig),
     }
-    run = Run(folder / "state", "--config", str(HERE / "hub_config.py"), environment=environment)
+
+    def start(**variables: str) -> Run:
+        config = str(HERE / "hub_config.py")
+        return Run(folder / "state", "--config", config, environment=environment | variables)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def maestro(start_hub: Callable[..., Run]) -> Iterator[Maestro]:
+    """Hub, proxy and services on this machine, with the Hub's rights on the cluster alone; pods are its servers."""
+    run = start_hub()
+    found = None
     try:
-        yield Maestro(run, folder / "maestro.yaml")
+        found = Maestro(run, run.state.parent / "maestro.yaml")
+        yield found
     finally:
-        run.stop()
+        (found.run if found else run).stop()
