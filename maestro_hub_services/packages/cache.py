@@ -80,22 +80,24 @@ class DiskCache:
         Readers that have it open, or anything that goes, read on: a file's content is never changed.
         """
         path = self._path(name)
-        size = await asyncio.to_thread(_move, draft, path)
-        self.size += size - self._sizes.pop(name, 0)
-        self._sizes[name] = size
-        await self._shrink(spare=name)
+        await self._count(name, await asyncio.to_thread(_move, draft, path))
         return path
 
     async def write(self, name: str, content: bytes) -> None:
         """Keep a small file at once."""
 
-        def draft() -> Path:
-            handle, path = self.draft()
+        def store() -> int:
+            handle, draft = self.draft()
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            return path
+            return _move(draft, self._path(name))
 
-        await self.keep(name, await asyncio.to_thread(draft))
+        await self._count(name, await asyncio.to_thread(store))
+
+    async def _count(self, name: str, size: int) -> None:
+        self.size += size - self._sizes.pop(name, 0)
+        self._sizes[name] = size
+        await self._shrink(spare=name)
 
     def write_soon(self, name: str, content: bytes) -> None:
         """Keep a small file, and let nobody wait for it; if it cannot be kept, a line in the log says why."""

@@ -80,6 +80,7 @@ class Delivery:
     Attributes:
         size: bytes of the whole file, or None while upstream has not said.
         arrived: all of it is here, maybe not yet verified. unwanted: nobody reads it, and it is to end.
+        content: all of a small file that has just arrived; None: it is read from disk.
     """
 
     def __init__(self, path: Path, size: int | None, complete: bool) -> None:
@@ -87,6 +88,7 @@ class Delivery:
         self.size = size
         self.complete = complete
         self.written = size or 0 if complete else 0
+        self.content: bytes | None = None
         self.failure: MaestroError | None = None
         self.begun = complete
         self.unwanted = False
@@ -138,7 +140,11 @@ class Delivery:
             if end is not None:
                 limit = min(limit, end)
             if place < limit:
-                part = await asyncio.to_thread(self._read_at, place, min(_CHUNK, limit - place))
+                size = min(_CHUNK, limit - place)
+                if self.content is not None:
+                    part = self.content[place : place + size]
+                else:
+                    part = await asyncio.to_thread(self._read_at, place, size)
                 if not part:
                     raise away(self.path.as_uri(), "was shortened while it was read")
                 place += len(part)
@@ -280,9 +286,7 @@ class Downloads:
             async with self._turns.taken(delivery, turn):
                 await self._fetch(wanted, may_visit, writer)
             delivery.arrived = True
-            await writer.verify()
-            if wanted.check is not None:
-                await asyncio.to_thread(wanted.check, delivery.path)
+            await writer.finish()
             writer.forget_draft()
             delivery.path = await self._cache.keep(wanted.name, delivery.path)
             delivery.size = delivery.written
@@ -325,7 +329,6 @@ class Downloads:
                     writer.begin(response)
                     async for part in response.aiter_raw(_CHUNK):
                         await writer.add(part)
-                await writer.flush()
                 return
             except httpx.HTTPError as error:
                 await writer.flush()
@@ -393,22 +396,49 @@ class _Writer:
 
     async def flush(self) -> None:
         if self._parts:
-            content, self._parts, self._waiting = b"".join(self._parts), [], 0
-            self._drafted += len(content)
-            await self._cache.grow(len(content))
-            if self._cache.drafting > max(self._cache.limit, self._drafted):  # a large file alone has its way
-                raise MaestroError("busy", "The package index has no room for so many files at once; try again later.")
+            content = await self._take()
             await asyncio.to_thread(self._store, content)
-            self.place += len(content)
             self._delivery.written = self.place
             self._delivery.tell()
+
+    async def finish(self) -> None:
+        """Write what is left, and see that all of it is what it should be: one turn of a thread for a small file.
+
+        Raises:
+            MaestroError: ``upstream_unavailable``; ``busy``; what the check raised.
+        """
+        before = self.place
+        content = await self._take()
+        await asyncio.to_thread(self._end, content)
+        self._delivery.written = self.place
+        if before == 0:
+            self._delivery.content = content
+
+    async def _take(self) -> bytes:
+        """What waits to be written, with room made for it."""
+        content, self._parts, self._waiting = b"".join(self._parts), [], 0
+        self._drafted += len(content)
+        await self._cache.grow(len(content))
+        if self._cache.drafting > max(self._cache.limit, self._drafted):  # a large file alone has its way
+            raise MaestroError("busy", "The package index has no room for so many files at once; try again later.")
+        self.place += len(content)
+        return content
+
+    def _end(self, content: bytes) -> None:
+        self._store(content)
+        self.verify()
+        if self._wanted.check is not None:
+            self._wanted.check(self._delivery.path)
 
     def forget_draft(self) -> None:
         """It no longer counts as a draft: it is kept, or goes."""
         self._cache.drafting -= self._drafted
         self._drafted = 0
 
-    async def verify(self) -> None:
+    def verify(self) -> None:
+        """Raises:
+        MaestroError: ``upstream_unavailable``, if it is not as long as told, or another file than its page announced.
+        """
         size, told = self._delivery.size, self._wanted.size
         if size is not None and self.place < size and told is None:
             raise away(self._wanted.url, "broke off in the middle of a file")

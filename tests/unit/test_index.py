@@ -252,6 +252,16 @@ class TestFiles:
         assert (await room.get(address + ".metadata")).content == kit.metadata("small", "1.0", ("other",))
         assert (await room.get(address + ".provenance")).status_code == 404
 
+    async def test_metadata_is_answered_as_any_file_and_fetched_once(self, room: Room) -> None:
+        address = f"{await room.address('small', room.upstream.add('small', '1.0'))}.metadata"
+        first = await room.get(address)
+        assert first.content == kit.metadata("small", "1.0")
+        head = await room.get(address, method="HEAD")
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(first.content)))
+        known = await room.get(address, If_None_Match=first.headers["etag"])
+        assert (known.status_code, known.content) == (304, b"")
+        assert sum(path.endswith(".metadata") for path in room.upstream.asked) == 1
+
     async def test_head_and_ranges(self, room: Room) -> None:
         filename = room.upstream.add("small", "1.0")
         address, content = await room.address("small", filename), kit.wheel("small", "1.0")
