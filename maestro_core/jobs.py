@@ -6,6 +6,7 @@ the same decision as a server, under the same quotas, with the same plan.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -33,6 +34,8 @@ RETRY_PAUSE, MAX_RETRY_PAUSE = 10, 600
 #: of parameters: how many, and characters of each text
 MAX_PARAMETERS, MAX_PARAMETER = 200, 4000
 MAX_TAGS, MAX_TAG = 50, 500
+#: characters of a metric's name, as MLflow takes it
+MAX_METRIC = 250
 #: characters of one piece of log; bytes of UTF-8 that are kept of each attempt, the last ones
 MAX_LOG_PIECE, KEPT_LOG = 64 * 1024, 1024 * 1024
 #: of an executed notebook: characters of its zstd in base64, and bytes of its JSON
@@ -382,6 +385,12 @@ class JobDone(BaseModel):
     @classmethod
     def _reason(cls, value: str) -> str:
         return " ".join(value.split())[:1000]
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics(cls, values: dict[str, float]) -> dict[str, float]:
+        """A number that JSON cannot say is left out: nobody could read the answer."""
+        return {name[:MAX_METRIC]: value for name, value in values.items() if math.isfinite(value)}
 
 
 class JobTokenQuestion(BaseModel):

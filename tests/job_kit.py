@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -43,6 +44,7 @@ class FakeRunner:
 
     Attributes:
         started: by launch id. states: as :meth:`look` answers. refuses: the next starts fail with this sentence.
+        hold: starts take until it is set.
     """
 
     started: dict[str, tuple[LaunchPlan, JobAddress]] = field(default_factory=dict)
@@ -51,8 +53,11 @@ class FakeRunner:
     cleaned: list[str] = field(default_factory=list)
     refuses: str | None = None
     patience: float = PATIENCE
+    hold: asyncio.Event | None = None
 
     async def start(self, plan: LaunchPlan, work: JobAddress) -> None:
+        if self.hold is not None:
+            await self.hold.wait()
         if self.refuses:
             raise MaestroError("start_failed", self.refuses)
         self.started[plan.launch_id] = plan, work

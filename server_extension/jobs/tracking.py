@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -159,7 +160,7 @@ class Run:
         found: dict[str, float] = {}
         for run in runs:
             last = {one["key"]: one["value"] for one in run.get("data", {}).get("metrics", [])}
-            numbers = {key: float(value) for key, value in last.items() if isinstance(value, int | float)}
+            numbers = {key: float(value) for key, value in last.items() if _finite(value)}
             (own if run["info"]["run_id"] == self.run_id else found).update(numbers)
         new = [
             {"key": key, "value": value, "timestamp": _now(), "step": 0}
@@ -318,6 +319,11 @@ def _id_of(tags: Mapping[str, str]) -> str:
     """Of a sweep's own run: the same for each of its jobs, since an earlier one may have died before it told it."""
     sweep = tags.get("maestro.sweep")
     return uuid.uuid5(_SWEEPS, sweep).hex if sweep else uuid.uuid4().hex
+
+
+def _finite(value: object) -> bool:
+    """JSON has no other numbers; a metric that is none stays in its own run."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _now() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from maestro_core.jobs import KEPT_LOG
 from maestro_hub_services.store import clock
-from maestro_hub_services.workspaces.domain import departures, job_queue
+from maestro_hub_services.workspaces.domain import departures, job_queue, job_watch
 from maestro_hub_services.workspaces.domain import jobs as domain_jobs
 from maestro_hub_services.workspaces.domain.schedules import next_time
 from maestro_hub_services.workspaces.job_board import JobBoard
@@ -156,6 +157,30 @@ class TestOneJob:
         time.pass_by(6)
         await jobs.turn()
         assert (await jobs.job(job["job_id"]))["reason"] == "its worker is gone"
+
+    async def test_a_start_that_takes_long_is_waited_for(self, jobs: Jobs, time: Time) -> None:
+        jobs.runner.hold = asyncio.Event()
+        job = await jobs.queue()
+        await job_queue.look(jobs.world.authority)
+        for _ in range(2):
+            await job_watch.watch(jobs.world.authority)
+            time.pass_by(60)
+        assert (await jobs.job(job["job_id"]))["status"] == "starting"
+        jobs.runner.hold.set()
+        await jobs.turn()
+        await (await jobs.worker(job["job_id"])).progress()
+        assert (await jobs.job(job["job_id"]))["attempt"] == 1
+
+    async def test_a_metric_that_is_no_number_keeps_nobody_from_reading(self, jobs: Jobs) -> None:
+        job = await jobs.queue()
+        await jobs.turn()
+        worker = await jobs.worker(job["job_id"])
+        body = '{"attempt": 1, "outcome": "succeeded", "metrics": {"loss": 1e999, "m": 2}}'
+        async with jobs.world.client(token=worker.address.token) as client:
+            headers = {"Content-Type": "application/json"}
+            answer = await client.post(f"jobs/{job['job_id']}/done", content=body, headers=headers)
+        assert answer.status_code == 204
+        assert (await jobs.job(job["job_id"]))["metrics"] == {"m": 2.0}
 
     async def test_a_start_that_fails_says_why(self, jobs: Jobs) -> None:
         jobs.runner.refuses = "The image cannot be pulled."
