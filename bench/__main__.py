@@ -8,7 +8,18 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("decision", "environment", "hub_cpu", "index", "job_start", "launch", "repodata", "tracking")
+BENCHMARKS = (
+    "decision",
+    "environment",
+    "hub_cpu",
+    "index",
+    "job_start",
+    "kernel_start",
+    "launch",
+    "repodata",
+    "save",
+    "tracking",
+)
 
 
 def main(names: list[str]) -> int:

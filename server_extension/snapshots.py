@@ -26,6 +26,8 @@ MAX_WAITING = 500
 #: notebooks whose state is remembered
 MAX_KNOWN = 500
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
+#: seconds from a save to the reading of its file: the save's own answer leaves first
+AFTER_SAVE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class Snapshots:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._changed:
+                await asyncio.sleep(AFTER_SAVE)
             while self._changed:
                 await self.state(self._changed.popleft())
             try:

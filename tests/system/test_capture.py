@@ -60,6 +60,12 @@ class Place:
 
         return until(look, 90, f"there are no {count} captured runs")
 
+    def open(self, page: Page, info: dict[str, Any], below: str) -> None:
+        """MLflow's page of a run, or something below it."""
+        page.goto("about:blank")
+        run = f"experiments/{info['experiment_id']}/runs/{info['run_id']}"
+        page.goto(f"{self.maestro.url}services/mlflow/#/{run}{below}?workspace={WORKSPACE}")
+
     def files(self, run: dict[str, Any], folder: str = "executed") -> list[str]:
         query = {"run_id": run["info"]["run_id"], "path": folder}
         return [one["path"] for one in self.mlflow.get("artifacts/list", params=query).json().get("files", [])]
@@ -149,10 +155,7 @@ def test_cells_become_runs_and_a_page_that_acts_for_nobody(
 
     # the page in MLflow's artifact view
     info = run["info"]
-    page.goto(
-        f"{place.maestro.url}services/mlflow/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"
-        f"/artifacts/executed/notebook.html?workspace={WORKSPACE}"
-    )
+    place.open(page, info, "/artifacts/executed/notebook.html")
     frame = page.frame_locator("iframe.mlflow-html-iframe, iframe#html, iframe[sandbox]").first
     expect(frame.get_by_text("trained with 0.5")).to_be_visible(timeout=60_000)
     expect(frame.get_by_role("heading", name="An output")).to_be_visible()
@@ -164,17 +167,27 @@ def test_cells_become_runs_and_a_page_that_acts_for_nobody(
     assert inner.inner_text("#seen") == "An output", "no script ran"
     assert page.url.startswith(f"{place.maestro.url}services/mlflow/")
 
+    # the description leads to the version that ran, and that one back
+    short = tags["maestro.snapshot"][:12]
+    place.open(page, info, "")
+    link = page.get_by_role("link", name=f"version {short}")
+    expect(link).to_be_visible(timeout=60_000)
+    page.goto(f"{place.maestro.url.rstrip('/')}{link.get_attribute('href')}")
+    expect(page.get_by_role("heading", name=f"work.ipynb version {short}")).to_be_visible()
+    assert page.locator(".maestro-source").first.inner_text() == PARAMETERS
+    if shots := os.environ.get("MAESTRO_TEST_SHOTS"):
+        page.screenshot(path=f"{shots}/version.png")
+    page.get_by_role("link", name="Its runs and models").click()
+    made = page.get_by_role("link", name=info["run_name"])
+    assert f"/runs/{info['run_id']}?" in (made.get_attribute("href") or "")
+
     # the same output as a file of somebody's own making, which has no policy: it runs, and is nobody
     run_cells(notebook, (
         "import mlflow\nwith mlflow.start_run(run_name='mine'):\n"
         f"    mlflow.log_text('<body>' + {EVIL!r}, 'evil.html')"
     ))  # fmt: skip
     run_id = next(one for one in place.runs() if one["info"]["run_name"] == "mine")["info"]["run_id"]
-    page.goto("about:blank")
-    page.goto(
-        f"{place.maestro.url}services/mlflow/#/experiments/{info['experiment_id']}/runs/{run_id}"
-        f"/artifacts/evil.html?workspace={WORKSPACE}"
-    )
+    place.open(page, {**info, "run_id": run_id}, "/artifacts/evil.html")
     expect(frame.get_by_text("it ran").first).to_be_visible(timeout=60_000)
     inner = next(one for one in page.frames if one != page.main_frame and one.url.startswith("blob:"))
     assert origin_of(inner) == "null", "what runs there has no origin"
