@@ -123,7 +123,7 @@ async def test_a_log_is_followed_through_a_retry_to_the_end(jobs: Jobs, monkeypa
     for attempt, outcome in ((1, "failed"), (2, "succeeded")):
         worker = await jobs.worker(job["job_id"])
         await worker.progress()
-        await worker.own("POST", "log", 204, offset=0, text=f"attempt {attempt}\n\x1b[31mred")
+        await worker.own("POST", "log", 204, offset=0, text=f"attempt {attempt}\n\x1b[31mred\x07")
         await worker.done(outcome, "no" if outcome == "failed" else "")
         worker.exits()
         await jobs.turn()
@@ -131,7 +131,7 @@ async def test_a_log_is_followed_through_a_retry_to_the_end(jobs: Jobs, monkeypa
     async with asyncio.timeout(60):
         said = await following
     assert [line for line in said.splitlines() if line.startswith("attempt")] == ["attempt 1", "attempt 2"]
-    assert "\x1b" not in said  # a job's words do not steer the terminal
+    assert "\x1b" not in said and "\x07" not in said  # a job's words do not steer the terminal
 
 
 async def test_waiting_fails_where_the_job_does(jobs: Jobs, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

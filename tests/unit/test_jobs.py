@@ -13,7 +13,7 @@ import pytest
 
 from maestro_core.jobs import KEPT_LOG
 from maestro_hub_services.store import clock
-from maestro_hub_services.workspaces.domain import departures, job_queue, job_watch
+from maestro_hub_services.workspaces.domain import departures, job_queue, job_watch, reconcile
 from maestro_hub_services.workspaces.domain import jobs as domain_jobs
 from maestro_hub_services.workspaces.domain.schedules import next_time
 from maestro_hub_services.workspaces.job_board import JobBoard
@@ -87,7 +87,7 @@ class TestOneJob:
         assert output["notebook"]["cells"][0]["source"] == "lr = 1"
         assert [event["status"] for event in await events(jobs, "job_ended")] == ["succeeded"]
 
-    async def test_an_attempt_is_a_launch_and_no_server(self, jobs: Jobs) -> None:
+    async def test_an_attempt_is_a_launch_and_no_server(self, jobs: Jobs, time: Time) -> None:
         job = await jobs.queue()
         await jobs.turn()
         worker = await jobs.worker(job["job_id"])
@@ -97,8 +97,14 @@ class TestOneJob:
         assert (await jobs.call("ann", "GET", "launches"))["launches"] == []
         refused = await jobs.call("ann", "DELETE", f"launches/{worker.plan.launch_id}")
         assert f"maestro cancel {job['job_id']}" in refused["error"]["message"]
-        await departures.review_everything(jobs.world.authority)
+        time.pass_by(60)
+        await reconcile.release_leaked(jobs.world.authority)  # the Hub has no such server
+        await departures.review_everything(jobs.world.authority)  # ann has no server that would show who she is
+        time.pass_by(61)
+        await jobs.turn()
         assert (await jobs.job(job["job_id"]))["status"] == "running"
+        assert jobs.runner.stopped == []
+        await worker.own("GET", "work", 200)
 
     async def test_a_failure_is_tried_again_and_its_reason_is_kept(self, jobs: Jobs, time: Time) -> None:
         job = await jobs.queue(retries=1)
