@@ -194,5 +194,5 @@ async def test_a_maestro_that_ends_takes_its_jobs_along(
     await runner.start(plan, WORK)
     await until(lambda: note.with_suffix(".up").exists())
     assert end_all(runner._machine.state) == 1
-    assert (await over(runner, plan.launch_id)).reason == "its worker was killed"
+    assert (await over(runner, plan.launch_id)).reason == "Maestro itself was ended while it ran"
     assert end_all(runner._machine.state) == 0

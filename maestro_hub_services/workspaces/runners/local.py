@@ -24,6 +24,8 @@ from .protocol import PATIENCE, Ended, JobAddress
 from .worker import ARGUMENTS, TOKEN, worker_environment
 
 FOLDERS = "run/jobs"
+#: in the folder of a job that was ended with Maestro itself
+ENDED = "ended"
 KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 log = logging.getLogger("maestro.runner")
@@ -95,6 +97,8 @@ class LocalRunner:
         if launch_id not in self._told:
             self._told.add(launch_id)
             await self._say_last(launch_id)
+        if await asyncio.to_thread((self._machine.launches / launch_id / ENDED).exists):
+            return Ended(None, "Maestro itself was ended while it ran")
         return await asyncio.to_thread(_ended, launch_id, code if processes.popen is not None else None)
 
     async def stop(self, launch_id: str, seconds: float) -> None:
@@ -147,7 +151,9 @@ def end_all(state: Path) -> int:
     ended = 0
     for name in folder.names(launches):
         processes = Processes.recall(launches / name)
-        ended += processes.exit_code() is None
+        if processes.exit_code() is None:
+            ended += 1
+            (launches / name / ENDED).touch()
         processes.kill(launches / name)
     return ended
 
