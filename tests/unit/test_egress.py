@@ -266,13 +266,14 @@ class TestKeeping:
 
     @pytest.mark.parametrize(("status", "said"), [(403, "rules about networkpolicies"), (500, "refused (500 No)")])
     async def test_what_cannot_be_closed_is_said(
-        self, api: Api, network: kubernetes.KubernetesNetwork, status: int, said: str
+        self, api: Api, network: kubernetes.KubernetesNetwork, caplog: Any, status: int, said: str
     ) -> None:
         api.refuses = status
         for _ in range(2):  # not believed afterwards
             with pytest.raises(MaestroError) as caught:
                 await network.hold(CLOSED)
             assert caught.value.code == "start_failed" and said in caught.value.message
+        assert caplog.text.count("cannot be closed") == 1, "it is tried every two seconds"
         await network.hold(Egress())  # where nothing is to be closed, no right is needed
 
     async def test_neither_a_hub_without_address_nor_somebody_elses_policy_passes(

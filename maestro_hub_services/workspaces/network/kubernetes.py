@@ -39,6 +39,7 @@ class KubernetesNetwork:
         self._looking = asyncio.Lock()
         self._held: Egress | None = None
         self._until = 0.0
+        self._trouble = ""
         self._said: set[str] = set()
 
     async def hold(self, egress: Egress) -> None:
@@ -61,15 +62,25 @@ class KubernetesNetwork:
             needed = await asyncio.gather(*(self._hosts.rule_for(host, (port,)) for host, port in self._needed))
             allowed = await asyncio.gather(*(self._allowed(one) for one in egress.allow))
             await self._apply(policy_spec([*needed, *(one for one in allowed if one is not None)]))
+            self._trouble = ""
         except Unreachable as error:
-            raise _not_closed(str(error)) from None
+            raise self._not_closed(str(error)) from None
         except ApiException as error:
-            log.error("The API server refused the network policy: %s %s", error.status, error.reason)
             why = f"the API server refused ({error.status} {error.reason})"
-            raise _not_closed(f"{why}: {_NO_RIGHT}" if error.status == 403 else why) from None
-        except AWAY as error:
-            log.error("The API server does not answer for the network policy: %s", type(error).__name__)
-            raise _not_closed("the API server does not answer") from None
+            raise self._not_closed(f"{why}: {_NO_RIGHT}" if error.status == 403 else why) from None
+        except AWAY:
+            raise self._not_closed("the API server does not answer") from None
+
+    def _not_closed(self, why: str) -> MaestroError:
+        """The refusal; in the log once for as long as it stays the same."""
+        if why != self._trouble:
+            log.error("The network of notebook servers cannot be closed: %s", why)
+        self._trouble = why
+        return MaestroError(
+            "start_failed",
+            f"The network of servers cannot be closed, as this Hub's policy wants it: {why}; try again, or tell an "
+            "admin.",
+        )
 
     async def _allowed(self, destination: Destination) -> dict[str, Any] | None:
         """The rule of an entry; a host that cannot be found closes itself and nothing else."""
@@ -141,10 +152,3 @@ def _needed(settings: Settings) -> list[tuple[str, int]]:
         parts = urlsplit(url)
         found.append((str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)))
     return list(dict.fromkeys(found))
-
-
-def _not_closed(why: str) -> MaestroError:
-    return MaestroError(
-        "start_failed",
-        f"The network of servers cannot be closed, as this Hub's policy wants it: {why}; try again, or tell an admin.",
-    )

@@ -22,6 +22,8 @@ LOOKUP_SECONDS = 5.0
 KEPT_SECONDS = 600.0
 #: and how many of them
 MAX_ADDRESSES = 64
+#: addresses that are told of in the log: whose name it is may invent many
+MAX_SAID = 1000
 log = logging.getLogger("maestro.network")
 
 
@@ -36,6 +38,7 @@ class Hosts:
         self._cluster = cluster
         self._clock = clock
         self._seen: dict[str, dict[str, float]] = {}
+        self._said: set[tuple[str, str]] = set()
 
     async def rule_for(self, host: str, ports: tuple[int, ...]) -> dict[str, Any]:
         """The rule that opens a host's ports.
@@ -87,8 +90,9 @@ class Hosts:
         for address in await _look_up(host):
             if usable(address):
                 seen[address] = now
-            else:
+            elif (host, address) not in self._said and len(self._said) < MAX_SAID:
                 log.warning("%s has the address %s, which stays closed", host, address)
+                self._said.add((host, address))
         newest = sorted(seen, key=lambda one: (-seen[one], one))[:MAX_ADDRESSES]
         self._seen[host] = {one: seen[one] for one in newest}
         if not newest:
