@@ -149,8 +149,7 @@ class SweepTrials:
         return ["trial", *self._names(), self.sweep.metric or "value", "status", ""]
 
     def _rows(self) -> list[list[str]]:
-        sign, names = (-1 if self.sweep.goal == "maximize" else 1), self._names()
-        ranked = sorted(self.sweep.trials, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number))
+        names = self._names()
         return [
             [
                 str(one.number),
@@ -159,7 +158,7 @@ class SweepTrials:
                 one.status.value,
                 one.reason or "",
             ]
-            for one in ranked[:_SHOWN]
+            for one in self.sweep.ranked[:_SHOWN]
         ]
 
 

@@ -260,6 +260,12 @@ class SweepView(BaseModel):
     created_at: datetime
     ended_at: datetime | None = None
 
+    @property
+    def ranked(self) -> list[TrialView]:
+        """Its trials, the best first, and in the end those without a value."""
+        sign = -1 if self.goal == "maximize" else 1
+        return sorted(self.trials, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number))
+
 
 class SweepList(BaseModel):
     """Sweeps, the newest first; without their trials."""

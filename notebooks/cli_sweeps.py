@@ -106,8 +106,6 @@ def _parameters(trial: TrialView) -> str:
 
 
 def _trial_table(sweep: SweepView) -> None:
-    sign = -1 if sweep.goal == "maximize" else 1
-    ranked = sorted(sweep.trials, key=lambda one: (one.value is None, sign * (one.value or 0.0), one.number))
     table(
         ["trial", "parameters", sweep.metric or "value", "status", "job", ""],
         [
@@ -119,6 +117,6 @@ def _trial_table(sweep: SweepView) -> None:
                 one.job_id or "",
                 one.reason or "",
             ]
-            for one in ranked
+            for one in sweep.ranked
         ],
     )

@@ -16,7 +16,7 @@ from maestro_hub_services.installation import data_path
 
 from ..authority import Authority
 from ..identity import Identity
-from . import handlers, jobs, lifecycle, quotas, requests, versions
+from . import handlers, jobs, lifecycle, quotas, requests, sweeps, versions
 from .base import PageFiles, SignInCallback, Site, UnknownPage, environment
 from .desk import Desk
 from .links import Links
@@ -57,6 +57,8 @@ _PAGES = (
     (f"jobs/{_NAME}/notebook", jobs.JobNotebook),
     (f"jobs/{_NAME}/cancel", jobs.CancelJobForm),
     (f"jobs/{_NAME}/schedule", jobs.EndScheduleForm),
+    (f"sweeps/{_NAME}", sweeps.SweepPage),
+    (f"sweeps/{_NAME}/cancel", sweeps.CancelSweepForm),
     ("admin", handlers.AdminPage),
     ("admin/quotas", quotas.QuotasPage),
     ("admin/quotas/remove", quotas.RemoveQuotaForm),

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from maestro_core.jobs import JobView, LogChunk
+from maestro_core.sweeps import SweepView
 
 from ..authority import Authority
-from ..domain import jobs
+from ..domain import jobs, sweeps
 from ..identity import Caller
+
+#: that the list of jobs shows
+_SWEEPS = 20
 
 
 class JobDesk:
@@ -22,6 +26,19 @@ class JobDesk:
     async def list(self, workspace: str | None, *, everything: bool = False) -> Sequence[JobView]:
         """Those of a workspace, else mine, or (an admin) everybody's; the newest first."""
         return (await jobs.list_jobs(self._authority, self._caller, workspace, everything=everything)).jobs
+
+    async def sweeps(self, workspace: str | None, *, everything: bool = False) -> Sequence[SweepView]:
+        """The newest sweeps, of the same."""
+        found = await sweeps.list_sweeps(self._authority, self._caller, workspace, everything=everything, limit=_SWEEPS)
+        return found.sweeps
+
+    async def view_sweep(self, sweep_id: str) -> SweepView:
+        """One with its trials."""
+        return await sweeps.view_sweep(self._authority, self._caller, sweep_id)
+
+    async def cancel_sweep(self, sweep_id: str) -> SweepView:
+        """End it."""
+        return await sweeps.cancel(self._authority, self._caller, sweep_id)
 
     async def view(self, job_id: str) -> JobView:
         """One of my workspaces."""

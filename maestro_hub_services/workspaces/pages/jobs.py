@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from maestro_core.errors import MaestroError
@@ -16,24 +16,8 @@ from maestro_core.jobs import JobStatus, JobView, LogChunk, ending, show_seconds
 
 from . import views
 from .base import Page, PageError
-
-#: how a state looks: the styles are those of servers, and two for how it ended
-_KEYS: dict[JobStatus, Literal["stopped", "starting", "running", "succeeded", "failed"]] = {
-    JobStatus.QUEUED: "stopped",
-    JobStatus.STARTING: "starting",
-    JobStatus.RUNNING: "running",
-    JobStatus.SUCCEEDED: "succeeded",
-    JobStatus.FAILED: "failed",
-    JobStatus.CANCELLED: "stopped",
-}
-
-
-@dataclass(frozen=True)
-class JobStatusShown:
-    """State of a job: a key for the style, a word for people."""
-
-    key: str
-    title: str
+from .job_states import KEYS, JobStatusShown
+from .sweeps import row_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +42,12 @@ class JobsPage(Page):
         """``?workspace=`` those of one; ``?all=1`` everybody's."""
         workspace, everything = self.get_query_argument("workspace", "")[:40], self.get_query_argument("all", "") == "1"
         found = await self.desk.jobs.list(workspace or None, everything=everything)
+        sweeps = await self.desk.jobs.sweeps(workspace or None, everything=everything)
         self.show(
             "jobs",
             here="jobs",
             jobs=[self._row(one) for one in found],
+            sweeps=[row_of(one, self.links.sweep(one.sweep_id)) for one in sweeps],
             workspaces={view.name: views.title(view) for view in await self.desk.workspaces()},
             workspace=workspace,
             everything=everything,
@@ -160,7 +146,7 @@ class EndScheduleForm(Page):
 
 def status_of(job: JobView) -> JobStatusShown:
     """How its state looks."""
-    return JobStatusShown(_KEYS[job.status], "scheduled" if job.schedule else job.status.value)
+    return JobStatusShown(KEYS[job.status], "scheduled" if job.schedule else job.status.value)
 
 
 def progress_of(job: JobView) -> str:

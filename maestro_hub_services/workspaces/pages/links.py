@@ -192,6 +192,14 @@ class Links:
         """One job."""
         return f"{self.jobs}/{escape(job_id)}"
 
+    def sweep(self, sweep_id: str) -> str:
+        """One sweep."""
+        return f"{self.prefix}sweeps/{escape(sweep_id)}"
+
+    def cancel_sweep(self, sweep_id: str) -> str:
+        """Where it is cancelled."""
+        return f"{self.sweep(sweep_id)}/cancel"
+
     def job_live(self, job_id: str, digest: str) -> str:
         """What changes of it, or nothing when it still has this digest."""
         return f"{self.job(job_id)}/live?{urlencode({'shown': digest})}"
