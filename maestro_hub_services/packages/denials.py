@@ -73,7 +73,8 @@ class Denials:
         """Remember a refusal of one file."""
         self._to_be_told(
             DeniedDownload(
-                launch_id=launch, package=package, version=version, channel=channel, action=verdict.action,
+                launch_id=launch, package=package[:200], version=version[:200] if version else None,
+                channel=channel, action=verdict.action,
                 rule=verdict.rule[:300], message=verdict.reason[:2000],
             )
         )  # fmt: skip

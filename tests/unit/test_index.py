@@ -556,6 +556,13 @@ class TestPolicy:
         assert (await tell(package="a/b")).status_code == 400
         assert (await tell(token="dead", package="numpy")).status_code == 403
 
+    async def test_a_version_without_end_is_refused_with_the_sentence_too(self, room: Room) -> None:
+        name = f"evil-1.{'0' * 230}-py3-none-any.whl"
+        room.upstream.add_file("evil", name, kit.wheel("evil", "1.0"))
+        room.rule(blocked_packages=["evil"])
+        refused = await room.get(await room.address("evil", name))
+        assert refused.status_code == 403 and refused.json()["detail"].startswith("evil is blocked")
+
     async def test_denials_are_told_the_service_and_not_lost_while_it_is_away(self, room: Room) -> None:
         filename = room.upstream.add("evil", "1.0")
         room.rule(blocked_packages=["evil"])
