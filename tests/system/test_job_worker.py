@@ -264,7 +264,8 @@ async def test_what_ends_a_job_early_lets_its_cell_clean_up_first(
     how: str, outcome: str, status: str, reason: str
 ) -> None:
     async with job(notebook(CLEANS), timeout_seconds=8 if how == "timeout" else 600) as one:
-        await until(lambda: "up" in one.service.log, "the cell runs")
+        if how != "timeout":  # which may come before the cell does, where much else runs
+            await until(lambda: "up" in one.service.log, "the cell runs")
         if how == "cancel":
             one.service.cancel = True
         elif how.startswith("signal"):
@@ -274,7 +275,7 @@ async def test_what_ends_a_job_early_lets_its_cell_clean_up_first(
         await one.over()
         assert (one.done["outcome"], one.done["reason"]) == (outcome, reason)
         assert one.run["info"]["status"] == status and one.run["tags"]["maestro.reason"] == reason
-        assert (one.workspace / "cleaned").is_file()
+        assert (one.workspace / "cleaned").is_file() or "up" not in one.service.log
 
 
 async def test_a_script_gets_its_parameters_as_options_and_what_lies_beside_it() -> None:
