@@ -138,6 +138,10 @@ _JOBS = (
     Query("workspace", "those of a workspace, for its members; left out: my own"),
     Query("limit", "how many, at most 500; 100 if not said"),
 )
+_SWEEPS = (
+    Query("workspace", "those of a workspace, for its members; left out: my own"),
+    Query("limit", "how many, at most 50; 50 if not said"),
+)
 _LOG = (Query("attempt", "its number; left out: the last one"), Query("offset", "bytes of it that are known"))
 _VERSIONS_OF = (
     Query("path", "of a notebook, below the workspace; left out: all"),
@@ -270,7 +274,7 @@ ROUTES: tuple[Route, ...] = (
           "The executed notebook of its last attempt, as far as it came"),
     Route("POST", W + "/sweeps", USE, do.submit_sweep, SweepView,
           "Start a sweep: a job with many sets of parameters", SweepSpec, statuses=(201,)),
-    Route("GET", "/sweeps", USE, do.list_sweeps, SweepList, "Sweeps, the newest first", query=(*_JOBS, *_ALL)),
+    Route("GET", "/sweeps", USE, do.list_sweeps, SweepList, "Sweeps, the newest first", query=(*_SWEEPS, *_ALL)),
     Route("GET", S, USE, do.view_sweep, SweepView, "One sweep with its trials, for the members of its workspace"),
     Route("POST", S + "/cancel", USE, do.cancel_sweep, SweepView,
           "End it and the trials that wait or run: mine; owners and admins any"),

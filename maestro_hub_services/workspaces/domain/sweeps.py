@@ -28,7 +28,8 @@ from .plans import experiment_of
 
 #: of one person, at the same time
 MAX_OPEN = 20
-MAX_LISTED = 200
+#: in one list: each is shown with its best trial, so all of its trials are read
+MAX_LISTED = 50
 #: that are removed at a time
 _FORGOTTEN = 50
 
