@@ -307,7 +307,8 @@ def test_what_cannot_be_synced_says_why(workspace: Workspace) -> None:
         return " ".join(done.stderr.split())
 
     assert "Say which way" in sentence()
-    assert "open a terminal of a server" in sentence("--full", MAESTRO_WORKSPACE_ID="another")
+    outside = "from notebooks.sync import *; from notebooks.api import Api; sync_workspace(Api(), to_experiment=True)"
+    assert "open a terminal of a server" in workspace.python("-c", outside, MAESTRO_WORKSPACE_ID="another").stderr
     assert "no experiment 'churn' yet" in sentence("--from-experiment")
     workspace.log_run("first")
     workspace.shown.parent.mkdir(exist_ok=True)
