@@ -183,9 +183,8 @@ def test_a_job_outlives_kill_nine_of_the_service_and_a_dead_worker_is_noticed(ho
     for job_id in (goes_on, dies):
         until(lambda job_id=job_id: "begins" in house.log(job_id), LIMIT, f"{job_id} does not begin")
 
-    service = _service(house.maestro)
-    service.send_signal(signal.SIGKILL)
-    service.wait(10)
+    _service(house.maestro).send_signal(signal.SIGKILL)
+    until(lambda: not _answers(house), 30, "the service answers still")
     until(lambda: _answers(house), 120, "the service does not come back")
     assert house.job(goes_on)["status"] == "running"
 
