@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .. import kernel
+from .. import jobs, kernel
 from ..refusal import NotDone
 from .recorder import Recorder, folder_of, quiet_seconds
 
@@ -27,7 +27,7 @@ class Switch:
         self._quiet = quiet_seconds(environ)
         identity = kernel.own_id()
         # the kernel of a job has its job's run; one that a notebook starts (papermill) belongs to what started it
-        inside = "MLFLOW_RUN_ID" in environ or environ.get(kernel.KERNEL_ID) not in (None, identity)
+        inside = bool(environ.get(jobs.JOB)) or environ.get(kernel.KERNEL_ID) not in (None, identity)
         self._recorder: Recorder | None = None
         if identity is not None and not inside and self._mode in (ON_REQUEST, ALWAYS):
             self._recorder = Recorder(shell, identity, folder_of(environ), self._quiet)

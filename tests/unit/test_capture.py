@@ -194,7 +194,7 @@ def test_on_request_a_person_switches_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     [
         ({"MAESTRO_CAPTURE": "off"}, "Recording is off in team; an owner"),
         ({}, "Recording is off in team"),
-        ({"MAESTRO_CAPTURE": "always", "MLFLOW_RUN_ID": "r"}, "Only the kernel of an open notebook"),
+        ({"MAESTRO_CAPTURE": "always", "MAESTRO_JOB": "j-1"}, "Only the kernel of an open notebook"),
         ({"MAESTRO_CAPTURE": "always", "MAESTRO_KERNEL_ID": "another"}, "Only the kernel of an open notebook"),
     ],
 )
