@@ -6,7 +6,8 @@ keeps what cannot be sent. One process asks them in turns, so that what disturbs
 
 Measures, ratios of medians in one run: ``%mlflow_log_metric`` over ``mlflow.log_metric`` at most 1.05 (in turns too);
 ``log_metric`` through the Hub over direct at most 2.0; 1,000 metrics in a batch at most 1.2. Beside them: how long
-Maestro's MLflow takes to its first answer (7 s) and what it holds (550 MB), and that the Hub answers before it.
+Maestro's MLflow takes to its first answer (7 s) and what it holds (550 MB), and that the Hub answers before it; those
+are goals for the machine that is named, and decide nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ def ask(count: int, plain: str) -> dict[str, list[float]]:
     from IPython.core.interactiveshell import InteractiveShell
 
     import ipython_magics
+    from ipython_magics.mlflow_plugins import store
+    from ipython_magics.spool import road
 
+    # Nothing is to be kept for later here: on a busy machine that would be measured as fast.
+    road.SLOW, store.QUICK = 60.0, (60.0, 60.0)
     shell = InteractiveShell()
     ipython_magics.load_ipython_extension(shell)
     ours, direct = mlflow.MlflowClient(), mlflow.MlflowClient(plain)
@@ -157,7 +162,7 @@ def measured(count: int, folder: Path) -> tuple[dict[str, list[float]], dict[str
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "MLFLOW_"))}
         environ |= launch(f"{hub.url}/services/mlflow", hub.token("ed", "reef"), folder)
         command = [sys.executable, "-m", "bench.tracking", "-n", str(count), "--ask", url]
-        done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.strip().splitlines()[-1]), seen
     finally:
         if plain is not None:
@@ -167,7 +172,7 @@ def measured(count: int, folder: Path) -> tuple[dict[str, list[float]], dict[str
 
 
 def launch(url: str, token: str, folder: Path) -> dict[str, str]:
-    """The environment of a launch."""
+    """The environment of a launch, without the workspace's name: the plain server has none, and Ed belongs to one."""
     return {
         "PYTHONPATH": str(ROOT),
         "MAESTRO_LAUNCH_ID": "l-1",
@@ -178,7 +183,6 @@ def launch(url: str, token: str, folder: Path) -> dict[str, str]:
         "MAESTRO_TRACKING_SPOOL": str(folder / "spool"),
         "MLFLOW_TRACKING_URI": url,
         "MLFLOW_TRACKING_AUTH": "maestro",
-        "MLFLOW_WORKSPACE": "reef",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "JUPYTERHUB_API_TOKEN": token,
@@ -242,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-    return 0 if all(one["holds"] for one in result.values() if "holds" in one) else 1
+    return 0 if all(one["holds"] for one in result.values() if "ratio" in one) else 1
 
 
 if __name__ == "__main__":
