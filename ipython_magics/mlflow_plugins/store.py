@@ -28,6 +28,7 @@ from mlflow.utils.name_utils import _generate_random_name
 from mlflow.utils.proto_json_utils import parse_dict
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 from mlflow.utils.workspace_context import get_request_workspace
+from urllib3.exceptions import ReadTimeoutError
 
 from maestro_core.experiments import TAG_RUN_ID
 
@@ -272,8 +273,9 @@ class _Call:
                 if isinstance(cause, RedirectRefused):
                     raise
                 # A connection that was kept open, to an MLflow that has ended since, says nothing about this one.
-                if not again or isinstance(cause, requests.Timeout):
-                    raise _Away(not isinstance(cause, requests.ReadTimeout)) from None
+                slow = _slow(cause)
+                if slow or not again:
+                    raise _Away(surely=not slow) from None
         if response.status_code in FOR_NOW and (response.status_code != 401 or self._kind in KEPT):
             raise _Away
         found = verify_rest_response(response, self._endpoint)
@@ -308,6 +310,12 @@ class _Call:
     def _other(self, kind: Any, body: dict[str, Any]) -> _Call:
         endpoint, method = self._store._METHOD_TO_INFO[kind]
         return _Call(self._store, self._way, kind, endpoint, method, body)
+
+
+def _slow(error: BaseException | None) -> bool:
+    """Whether an answer did not come in time; requests wraps urllib3's word for it where its retries are used up."""
+    reason = getattr(error.args[0], "reason", None) if error is not None and error.args else None
+    return isinstance(error, requests.ReadTimeout) or isinstance(reason, ReadTimeoutError)
 
 
 def check(call: str, body: dict[str, Any]) -> None:

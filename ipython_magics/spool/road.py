@@ -96,8 +96,8 @@ class Road:
 
     def failed(self, surely: bool = True) -> None:
         """MLflow has not answered; not ``surely`` where it may only be slow."""
-        self._failed = time.monotonic()
         if surely:
+            self._failed = time.monotonic()
             self._news = AWAY
 
     def _tell(self) -> None:
@@ -144,6 +144,7 @@ class Road:
                 self._journal.note("bye")  # what a program leaves open, another may go on with; a kernel's is nobody's
             if not self._journal.waiting and not self._journal.open_runs():
                 self._journal.remove()
+                self._journal = None
 
     def _its_journal(self) -> Journal:
         if self._journal is None:
