@@ -60,3 +60,10 @@ class SolverRefusal(BaseModel):
     def _package(cls, value: str) -> str:
         package_name(value, None)
         return value
+
+    @field_validator("version")
+    @classmethod
+    def _version(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("a version is printable text")
+        return value

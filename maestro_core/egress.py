@@ -17,10 +17,15 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 #: every pod of a launch has this label (its value is the launch's id), and nothing else has
 LAUNCH_LABEL = "maestro.launch"
-#: a machine's own networks: loopback, and the link, where clouds answer with the credentials of the node
+#: a machine's own networks: loopback, the link and other addresses where clouds answer with the credentials of the
+#: node, and what IPv6 calls IPv4 (RFC 4291, 2.5.5.2; RFC 6052)
 _OWN = tuple(
-    ipaddress.ip_network(text) for text in ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fd00:ec2::/32")
-)
+    ipaddress.ip_network(text)
+    for text in (
+        "127.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "::1/128", "fe80::/10",
+        "fd00:ec2::/32", "fd20:ce::254/128", "::ffff:0:0/96", "64:ff9b::/96",
+    )
+)  # fmt: skip
 #: where name servers are: pods of kube-system, and (node-local or a cloud's own) private addresses
 _DNS_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.20.10/32")
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")

@@ -6,6 +6,7 @@ the same decision as a server, under the same quotas, with the same plan.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ MIN_TIMEOUT, DEFAULT_TIMEOUT, MAX_TIMEOUT = 10, 24 * 3600, 14 * 24 * 3600
 RETRY_PAUSE, MAX_RETRY_PAUSE = 10, 600
 #: of parameters: how many, and characters of each text
 MAX_PARAMETERS, MAX_PARAMETER = 200, 4000
+#: characters of all of them as JSON
+MAX_PARAMETERS_JSON = 32 * 1024
 MAX_TAGS, MAX_TAG = 50, 500
 #: characters of a metric's name, as MLflow takes it
 MAX_METRIC = 250
@@ -136,7 +139,7 @@ def check_runnable(value: str) -> str:
 
 def _plain(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= MAX_PARAMETER
+        return len(value) <= MAX_PARAMETER and "\0" not in value
     if isinstance(value, float):
         return value == value and value not in (float("inf"), float("-inf"))
     if isinstance(value, int):
@@ -152,6 +155,8 @@ def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     if len(values) > MAX_PARAMETERS:
         raise ValueError(f"at most {MAX_PARAMETERS} parameters")
+    if len(json.dumps(values, default=str)) > MAX_PARAMETERS_JSON:
+        raise ValueError(f"parameters take at most {MAX_PARAMETERS_JSON // 1024} KiB; put more into a file")
     for name, value in values.items():
         if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
             raise ValueError(f"{str(name)[:40]!r} cannot be a parameter: its name is a variable of Python")
@@ -250,7 +255,12 @@ class JobSpec(BaseModel):
     @classmethod
     def _tags(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if not _TAG.fullmatch(name) or name.startswith(("mlflow.", "maestro.")) or len(text) > MAX_TAG:
+            if (
+                not _TAG.fullmatch(name)
+                or name.startswith(("mlflow.", "maestro."))
+                or len(text) > MAX_TAG
+                or "\0" in text
+            ):
                 raise ValueError(
                     f"{name[:40]!r} cannot be a tag here: letters, digits, _./- and blanks, not one of MLflow's or "
                     f"Maestro's, and at most {MAX_TAG} characters of text"
@@ -384,7 +394,7 @@ class JobDone(BaseModel):
     @field_validator("reason")
     @classmethod
     def _reason(cls, value: str) -> str:
-        return " ".join(value.split())[:1000]
+        return " ".join("".join(char if char.isprintable() else " " for char in value).split())[:1000]
 
     @field_validator("metrics")
     @classmethod

@@ -73,6 +73,10 @@ StartupScan = Literal["warn", "refuse"]
 _TEXT_LIMIT = 200
 
 
+#: the rule of a verdict about the channel itself
+TRUSTED = "trusted_channels"
+
+
 class Action(StrEnum):
     """What happens to a package: it installs, it waits for an approval, or it is refused."""
 
@@ -1001,7 +1005,9 @@ def _approval(allowed: list[str]) -> str:
 
 def is_stranger(policy: CompiledPolicy, name: str, channel: str) -> bool:
     """Whether a package (normal name) has one of your own names in a conda channel that ``channels`` does not name."""
-    return channel != PYPI and policy.index.is_internal(name) and channel not in policy.index.channels
+    # conda has names like _openmp_mutex: one with a dash in front is taken for yours all the same
+    own = policy.index.is_internal(name) or policy.index.is_internal(name.lstrip("_-"))
+    return channel != PYPI and own and channel not in policy.index.channels
 
 
 def _not_your_own(name: str, channel: str) -> Verdict:
@@ -1018,7 +1024,7 @@ def _channel_asks(policy: CompiledPolicy, channel: str) -> Verdict:
         f"The channel {channel} is named by {named} and by no admin, so each package of it needs an approval. "
         f"Ask for it with 'maestro request {policy.workspace} {channel}::NAME' or on the page Packages."
     )
-    return Verdict(Action.ASK, sentence, "trusted_channels", "workspace")
+    return Verdict(Action.ASK, sentence, TRUSTED, "workspace")
 
 
 def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:
@@ -1030,7 +1036,7 @@ def _not_trusted(policy: CompiledPolicy, channel: str) -> Verdict:
         f"The channel {channel} is not trusted by {_who(policy, level)} (trusted_channels: {names}). "
         f"Take a trusted channel or ask {_whom(level)} to trust this one."
     )
-    return Verdict(Action.BLOCK, sentence, "trusted_channels", level)
+    return Verdict(Action.BLOCK, sentence, TRUSTED, level)
 
 
 class TokenQuestion(BaseModel):

@@ -11,6 +11,9 @@ import pytest
 from maestro_core.conda_environments import CondaChange, LockedCondaPackage, check_spec, spec_name
 from maestro_core.errors import MaestroError
 from maestro_core.models import read_model
+from maestro_core.packages import Action, PackagePolicy, Rule, compile_policy, decide
+from maestro_hub_services.workspaces.domain.conda_environments import _verdicts
+from maestro_hub_services.workspaces.domain.packages import verdict_on
 from tests.unit.test_environments import call, maestro
 from tests.workspaces_kit import World, running_world
 
@@ -158,3 +161,22 @@ class TestVersions:
             for name in ("numpy", "typing-extensions"):
                 assert await unit.environments.using(name) == [place.id]
             assert await unit.environments.using("pandas") == []
+
+
+class TestWhatThePolicySays:
+    """A spec is judged by what may come of it, the files by their versions."""
+
+    def test_an_approved_range_is_installed_from_its_channel(self) -> None:
+        approved = Rule(name="numpy", channel="conda-forge", specifier=">=2,<3", action=Action.ALLOW, level="global")
+        strict = compile_policy(PackagePolicy(preset="strict"), decisions=[approved])
+        for version, allowed in (("2.1", True), ("1.26", False)):
+            body = {"add": ["conda-forge::numpy"], "built": built(file("numpy", version))}
+            verdicts = [verdict.allowed for _, verdict in _verdicts(strict, read_model(CondaChange, body))]
+            assert verdicts == [True, allowed]
+
+    def test_a_rule_about_the_name_alone_opens_no_channel_that_only_the_workspace_names(self) -> None:
+        own = PackagePolicy(trusted_channels=("elsewhere",), allowlist=({"package": "foo"},))
+        policy = compile_policy(PackagePolicy(preset="open"), own, workspace_name="demo")
+        for name in ("foo", "numpy"):
+            assert verdict_on(policy, name, "", "elsewhere") == decide(policy, name, None, "elsewhere")
+            assert not verdict_on(policy, name, "", "elsewhere").allowed

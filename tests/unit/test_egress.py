@@ -63,7 +63,8 @@ class TestTheSection:
 
     def test_the_whole_internet_is_without_the_machines_own_networks(self) -> None:
         block = to_network("0.0.0.0/0", ["10.0.0.0/8"])["ipBlock"]
-        assert block == {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16"]}
+        own = ["127.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"]
+        assert block == {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", *own]}
         assert to_network("10.0.0.0/8") == {"ipBlock": {"cidr": "10.0.0.0/8"}}
         assert "fd00:ec2::/32" in to_network("::/0")["ipBlock"]["except"]
 
@@ -72,7 +73,11 @@ class TestTheSection:
         assert spec["policyTypes"] == ["Egress"]
         assert {port["port"] for one in spec["egress"] for port in one["ports"]} == {53}
 
-    @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "::1", "fe80::1"])
+    @pytest.mark.parametrize(
+        "address",
+        ["127.0.0.1", "169.254.169.254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "::1", "fe80::1",
+         "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"],
+    )  # fmt: skip
     def test_what_a_name_may_not_lead_to(self, address: str) -> None:
         assert not usable(address)
         assert usable("10.1.2.3") and usable("203.0.113.9") and usable("2001:db8::1")

@@ -551,6 +551,24 @@ class TestWhatTheyWrite:
         assert 0 < log["offset"] <= 20 * len(piece) - KEPT_LOG + len(piece)
         assert log["next"] == 20 * len(piece)
 
+    async def test_half_a_character_is_no_text(self, jobs: Jobs) -> None:
+        half = json.dumps({"notebook": "a.ipynb", "content": packed(NOTEBOOK), "parameters": {"name": "\ud800"}})
+        async with jobs.world.client("ann") as client:
+            for body in (half.encode(), half.replace("\\ud800", "\ud800").encode("utf-8", "surrogatepass")):
+                headers = {"Content-Type": "application/json"}
+                assert (await client.post("workspaces/demo/jobs", content=body, headers=headers)).status_code == 400
+        assert (await jobs.call("bob", "GET", "jobs?workspace=demo", status=200))["jobs"] == []
+        whole = await jobs.queue(parameters={"name": "\U0001f600"})
+        assert whole["parameters"] == {"name": "\U0001f600"}
+
+        await jobs.turn()  # in an output it is one character less, and the rest can be read
+        worker = await jobs.worker(whole["job_id"])
+        shown = {"output_type": "stream", "name": "stdout", "text": "a\ud800b"}
+        cell = {"cell_type": "code", "source": "", "outputs": [shown], "metadata": {}, "execution_count": 1}
+        await worker.own("PUT", "notebook", 204, content=packed({**NOTEBOOK, "cells": [cell]}))
+        found = await jobs.call("ann", "GET", f"jobs/{whole['job_id']}/notebook", status=200)
+        assert found["notebook"]["cells"][0]["outputs"][0]["text"] == "a?b"
+
     async def test_what_is_no_executed_notebook_is_refused(self, jobs: Jobs) -> None:
         job = await jobs.queue()
         await jobs.turn()
@@ -575,6 +593,17 @@ class TestSchedules:
         assert (following["status"], following["schedule"], following["series"]) == (
             "queued", "0 * * * *", job["job_id"],
         )  # fmt: skip
+
+    async def test_a_time_zone_that_is_gone_ends_its_schedule_and_holds_up_nobody(self, jobs: Jobs, time: Time) -> None:
+        lost, fine = await jobs.queue(schedule="0 * * * *"), await jobs.queue(schedule="0 * * * *")
+        async with jobs.world.authority.store.write() as unit:
+            await unit.jobs.change(lost["job_id"], timezone="Gone/Zone")
+        time.pass_by(3600)
+        await jobs.turn()
+        ended = await jobs.job(lost["job_id"])
+        assert ended["status"] == "failed"
+        assert "There is no time zone 'Gone/Zone'" in ended["reason"]
+        assert (await jobs.job(fine["job_id"]))["status"] == "starting"
 
     async def test_runs_of_a_schedule_do_not_pile_up(self, jobs: Jobs, time: Time) -> None:
         await jobs.queue(schedule="0 * * * *")

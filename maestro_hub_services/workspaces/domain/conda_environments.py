@@ -132,7 +132,8 @@ def _check_policy(policy: CompiledPolicy, change: CondaChange) -> None:
 def _verdicts(policy: CompiledPolicy, change: CondaChange) -> list[tuple[str, Verdict]]:
     found = [(text, verdict_on(policy, (it := Requirement(text)).name, str(it.specifier)))
              for text in pip_requirements(change.add)]  # fmt: skip
-    found += [(spec, decide(policy, spec_name(spec), None, channel))
+    # which versions these become is known by the files, each of which is judged below
+    found += [(spec, verdict_on(policy, spec_name(spec), channel=channel))
               for spec in conda_specs(change.add) if (channel := channel_of(spec))]  # fmt: skip
     files = change.built.packages if change.built else ()
     return found + [(it.name, decide(policy, it.name, it.version, it.channel)) for it in files]

@@ -22,7 +22,7 @@ from ..authority import Authority
 from ..runners import JobAddress
 from .admission import Admitted, admit_job, plan_of
 from .job_ends import job_over, launch_over
-from .jobs import for_good
+from .jobs import MAX_KEPT, for_good
 from .schedules import next_time
 
 #: seconds between two looks where nothing rings
@@ -53,7 +53,7 @@ async def look(authority: Authority) -> None:
     for job in rows:
         key, who = _key(job), (job.user, job.user_created)
         if key not in same and refused[who] < _DECISIONS:
-            sentence = await _take(authority, job)
+            sentence = await _try(authority, job)
             if sentence is None:
                 board.waits.pop(job.id, None)
                 continue
@@ -65,6 +65,15 @@ def _key(job: JobRow) -> tuple[Any, ...]:
     """What is alike for the decision: where one of them has to wait, all do."""
     return (job.user, job.user_created, job.workspace_id, json.dumps(job.ask, sort_keys=True), job.queue,
             job.max_concurrency)  # fmt: skip
+
+
+async def _try(authority: Authority, job: JobRow) -> str | None:
+    """The same as :func:`_take`; what goes wrong with one job holds up no other."""
+    try:
+        return await _take(authority, job)
+    except Exception:
+        log.exception("Looking at job %s failed; trying again", job.id)
+        return "waits: the service could not look at it; its log says why"
 
 
 async def _take(authority: Authority, job: JobRow) -> str | None:
@@ -175,7 +184,11 @@ async def _follow_schedules(authority: Authority) -> None:
 
 
 async def _pass_on(unit: Unit, job: JobRow) -> None:
-    following = next_time(str(job.schedule), job.timezone, now())
+    try:
+        following = next_time(str(job.schedule), job.timezone, now())
+    except MaestroError as error:  # a zone that there is no longer
+        await job_over(unit, job, JobStatus.FAILED, error.message)
+        return
     if await unit.jobs.open_in_series(str(job.series)):
         # the run before is not over: this one is left out, so that they do not pile up
         await unit.jobs.change(job.id, not_before=following)
@@ -183,4 +196,5 @@ async def _pass_on(unit: Unit, job: JobRow) -> None:
     values = {name: getattr(job, name) for name in JobRow.__slots__}
     values |= {"id": new_id("j"), "created_at": now(), "not_before": following}
     await unit.jobs.change(job.id, schedule=None, not_before=None)
+    await unit.jobs.fit(job.user, job.user_created, MAX_KEPT)
     await unit.jobs.add(JobRow(**values))

@@ -136,6 +136,9 @@ def _checked(content: str) -> bytes:
         notebook = json.loads(text) if len(text) <= MAX_OUTPUT_JSON else None
         if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
             raise ValueError("no notebook")
+        text = json.dumps(notebook, ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )  # half a character could not be shown
     except (binascii.Error, zstandard.ZstdError, ValueError, RecursionError):
         raise MaestroError(
             "invalid_request",

@@ -10,6 +10,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from maestro_core.errors import MaestroError
 from maestro_core.packages import (
     PYPI,
+    TRUSTED,
     Action,
     CompiledPolicy,
     TokenOwner,
@@ -69,6 +70,8 @@ def verdict_on(policy: CompiledPolicy, package: str, specifier: str = "", channe
     if verdict.action is Action.ASK and exact_version(specifier) is None:
         for rule in policy.rules_for(package, channel):
             answers = verdict.level == "workspace" or rule.level == "global" or rule.origin == "decision"
+            if verdict.rule == TRUSTED:  # the channel is the question: a rule about the package alone is no answer
+                answers = policy.channels.opened_by(rule)
             if answers and rule.action is Action.ALLOW and overlap(specifier, rule.specifier):
                 return Verdict(Action.ALLOW, rule=rule.text, level=rule.level)
     return verdict
