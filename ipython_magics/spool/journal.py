@@ -5,16 +5,18 @@ A journal is a folder, so that what belongs together goes together:
 ``lock``     locked by the process that it belongs to; who can lock it, finds that process ended
 ``owner``    JSON: which kernel, launch and process that is
 ``calls``    a line a record: CRC-32 in hex, a blank, JSON
-``sent``     how many bytes of ``calls`` MLflow has
+``sent``     how many bytes of ``calls`` MLflow has; none if it is missing
 ``runs``     a line a run: ``+id`` begun here, ``-id`` ended here; ``bye`` the process ended as it meant to
 ``files``    copies of artifacts
 
 What a process has written outlives it; what is not on the disk when the machine fails is lost (synced once a second). A
-torn or damaged line is skipped.
+torn or damaged line is skipped. Where a file cannot be written, ``sent`` says too little, never too much: what is sent
+again changes nothing (``sender``), what is passed over is lost.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -64,6 +66,7 @@ class Journal:
         self._size = os.fstat(self._calls).st_size
         self._synced = self._size
         self._sent = min(_number(place / "sent"), self._size)
+        self._unnamed = ""  # the copy whose record comes next
         self._files = sum(file.stat().st_size for file in self._copies())
         self._mend()
 
@@ -116,31 +119,38 @@ class Journal:
         text = json.dumps(record, separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(text), text)
         with self._lock:
+            self._unnamed = ""
             waiting = self._size - self._sent + len(line)
             if len(line) > MAX_RECORD or waiting > MAX_CALLS or self._size > 2 * MAX_CALLS or not _room(self.place):
                 raise JournalFull
             written = os.write(self._calls, line)
-            self._size += written
             if written < len(line):
-                self._size += os.write(self._calls, b"\n")  # the torn line is skipped
+                os.ftruncate(self._calls, self._size)  # needs no room; the next record must not begin in this one
                 raise JournalFull
+            self._size += written
 
     def copy(self, file: Path) -> str:
-        """Keep a copy of a file; the name to :meth:`file` it by.
+        """Keep a copy of a file, whose record is the next one; the name to :meth:`file` it by.
 
         Raises:
             JournalFull: there is no room for it.
             OSError: it cannot be read or written.
         """
-        size = file.stat().st_size
+        size, name = file.stat().st_size, os.urandom(8).hex()
         with self._lock:
             if self._files + size > MAX_FILES or not _room(self.place, size):
                 raise JournalFull
             self._files += size
-        files = self.place / "files"
-        files.mkdir(exist_ok=True, mode=0o700)
-        name = os.urandom(8).hex()
-        shutil.copyfile(file, files / name)
+            self._unnamed = name
+        try:
+            self.file(name).parent.mkdir(exist_ok=True, mode=0o700)
+            shutil.copyfile(file, self.file(name))
+        except BaseException:  # a full disk, or the user who interrupts the cell
+            self.file(name).unlink(missing_ok=True)
+            with self._lock:
+                self._files -= size
+                self._unnamed = ""
+            raise
         return name
 
     def file(self, name: str) -> Path:
@@ -176,12 +186,14 @@ class Journal:
         """
         with self._lock:
             self._sent = end
-            if self._sent >= self._size:
-                # first the calls: with them gone, a place behind their end means nothing
-                os.ftruncate(self._calls, 0)
-                self._size = self._sent = self._synced = self._files = 0
-                shutil.rmtree(self.place / "files", ignore_errors=True)
-            _write(self.place / "sent", str(self._sent))
+            if self._sent < self._size or self._unnamed:
+                _write(self.place / "sent", str(self._sent))
+                return
+            # first the place, by what needs no room on the disk: new calls below an old place would never be sent
+            (self.place / "sent").unlink(missing_ok=True)
+            os.ftruncate(self._calls, 0)
+            self._size = self._sent = self._synced = self._files = 0
+            shutil.rmtree(self.place / "files", ignore_errors=True)
 
     @property
     def waiting(self) -> bool:
@@ -202,8 +214,12 @@ class Journal:
         Raises:
             OSError: it cannot be written.
         """
-        with self._lock, (self.place / "runs").open("a") as runs:
-            runs.write(f"{line}\n")
+        text = f"{line}\n".encode()
+        with self._lock, (self.place / "runs").open("ab", buffering=0) as runs:
+            before = os.fstat(runs.fileno()).st_size
+            if runs.write(text) < len(text):
+                runs.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def open_runs(self) -> list[str]:
         """Runs that were begun and not ended here; none of a process that ended as it meant to."""
@@ -224,9 +240,11 @@ class Journal:
         return [file for file in files.iterdir() if file.is_file()] if files.is_dir() else []
 
     def _mend(self) -> None:
-        """End a line that was cut off, so that the next record begins one."""
+        """Take off a line that was cut off, so that the next record begins one; that needs no room on the disk."""
         if self._size and os.pread(self._calls, 1, self._size - 1) != b"\n":
-            self._size += os.write(self._calls, b"\n")
+            self._size = max((end for _, end in _lines(self._calls, 0, self._size)), default=0)
+            os.ftruncate(self._calls, self._size)
+            self._sent, self._synced = min(self._sent, self._size), self._size
 
 
 def open_runs(place: Path) -> list[str]:

@@ -99,6 +99,100 @@ def test_a_full_journal_takes_no_more_and_keeps_what_it_has(tmp_path: Path, monk
     assert [entry.record["n"] for entry in journal.entries(5)] == [1]
 
 
+def numbers(journal: Journal) -> list[int]:
+    return [entry.record["n"] for entry in journal.entries(100)]
+
+
+def left_by(journal: Journal) -> Journal:
+    """The journal as another process finds it, after this one was killed."""
+    journal.close()
+    found = Journal.adopt(journal.place)
+    assert found is not None
+    return found
+
+
+def test_a_full_disk_that_takes_no_place_costs_no_record(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, {})
+    for number in range(9):
+        journal.append({"n": number})
+    first, *_, last = journal.entries(9)
+    journal.mark_sent(first.end)
+    (journal.place / "sent.new").mkdir()  # nothing can be written there any more
+    with pytest.raises(OSError):
+        journal.mark_sent(journal.entries(1)[0].end)
+    journal.mark_sent(last.end)  # which needs no room: the files begin anew
+    for number in range(10, 20):
+        journal.append({"n": number})
+    assert numbers(left_by(journal)) == list(range(10, 20))
+
+
+def test_a_kill_between_the_place_and_the_calls_only_sends_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.create(tmp_path, {})
+    journal.append({"n": 0})
+    journal.append({"n": 1})
+    journal.mark_sent(journal.entries(1)[0].end)
+
+    def fail(*_: int) -> None:
+        raise OSError("Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail)
+        with pytest.raises(OSError):
+            journal.mark_sent(journal.entries(1)[0].end)
+    journal.append({"n": 2})
+    assert numbers(journal) == [2], "in this process nothing is sent twice"
+    assert numbers(left_by(journal)) == [0, 1, 2]
+
+
+def test_a_record_that_the_disk_took_half_of_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal.create(tmp_path, {})
+    journal.append({"n": 0})
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:5]) if len(data) > 5 else 0)
+        with pytest.raises(JournalFull):
+            journal.append({"n": 1})
+    journal.append({"n": 2})
+    with (journal.place / "calls").open("ab") as calls:
+        calls.write(b"torn")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: 0)  # who comes after finds no room either
+        again = left_by(journal)
+    again.append({"n": 3})
+    assert numbers(again) == [0, 2, 3]
+
+
+def test_a_copy_stays_until_its_record_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that sends may find everything sent between a copy and its record."""
+    journal = Journal.create(tmp_path, {})
+    (tmp_path / "model").write_text("x" * 10)
+    journal.append({"n": 0})
+    name = journal.copy(tmp_path / "model")
+    journal.mark_sent(journal.entries(1)[0].end)
+    journal.append({"n": 1, "file": name})
+    assert journal.file(name).read_text() == "x" * 10
+    with pytest.raises(JournalFull), monkeypatch.context() as patch:
+        lost = journal.copy(tmp_path / "model")  # of which there comes no record
+        patch.setattr("ipython_magics.spool.journal.MAX_RECORD", 0)
+        journal.append({"file": lost})
+    journal.mark_sent(journal.entries(1)[0].end)
+    assert not journal.file(name).exists() and not (journal.place / "calls").stat().st_size
+
+    def fail(_: Path, copy: Path) -> None:
+        copy.write_text("x")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ipython_magics.spool.journal.shutil.copyfile", fail)
+        with pytest.raises(OSError):
+            journal.copy(tmp_path / "model")
+    monkeypatch.setattr("ipython_magics.spool.journal.MAX_FILES", 10)
+    journal.copy(tmp_path / "model")  # what failed takes no room
+    assert len(list((journal.place / "files").iterdir())) == 1
+
+
 def test_neighbours_are_sent_as_one_batch_and_their_order_stays() -> None:
     def entry(call: str, **body: Any) -> Entry:
         return Entry({"call": f"runs/{call}", "body": body, "workspace": "demo"}, 0)
