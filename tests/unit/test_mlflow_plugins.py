@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import mlflow
 import pytest
 
-from ipython_magics import address, kernel
+from ipython_magics import address, git, kernel
 from ipython_magics.address import Address
 from ipython_magics.mlflow_plugins import auth, context, entries
 from ipython_magics.spool.sender import Away, Sender
@@ -275,6 +277,36 @@ def test_a_run_carries_whose_it_is_and_where_from(launch: pytest.MonkeyPatch) ->
         "mlflow.source.name": "reports/old name.ipynb",
         "mlflow.source.type": "NOTEBOOK",
     }
+
+
+def test_a_run_names_the_cell_that_it_ran_in(launch: pytest.MonkeyPatch) -> None:
+    launch.setattr(kernel, "is_kernel", lambda: True)
+    header: dict[str, Any] = {"metadata": {"cellId": "5f0c-1"}}  # as JupyterLab sends it with the code
+    launch.setattr(kernel, "_shell", lambda: SimpleNamespace(get_parent=lambda: header))
+    assert context.MaestroRunContext().tags()["maestro.cell"] == "5f0c-1"
+    header["metadata"] = {}
+    assert "maestro.cell" not in context.MaestroRunContext().tags()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_a_run_names_the_commit_that_its_notebooks_folder_is_at(launch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    launch.setenv("MAESTRO_WORKSPACE_DIR", str(tmp_path))
+    launch.setenv("JPY_SESSION_NAME", str(tmp_path / "reports" / "churn.ipynb"))
+    launch.setattr(git, "FRESH", 0.0)
+    launch.setattr(git, "_known", {})
+    assert "mlflow.source.git.commit" not in context.MaestroRunContext().tags(), "no repository"
+
+    def run_git(*words: str) -> str:
+        who = ("-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    run_git("init", "--quiet")
+    assert "mlflow.source.git.commit" not in context.MaestroRunContext().tags(), "no commit yet"
+    for name in ("one", "two"):
+        run_git("commit", "--quiet", "--allow-empty", "-m", name)
+        assert context.MaestroRunContext().tags()["mlflow.source.git.commit"] == run_git("rev-parse", "HEAD")
 
 
 def test_a_program_that_a_notebook_starts_keeps_its_own_name(launch: pytest.MonkeyPatch) -> None:
